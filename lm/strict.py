@@ -1,0 +1,154 @@
+"""Strict configuration: errors that name the nearest valid name, dotted override, exact JSON round trip.
+
+recipe = override(recipe, {"train.steps": 100, "model.depth": 2})
+assert from_json(to_json(recipe), kinds) == recipe
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration: one sentence that names the field, the value and what is accepted."""
+
+
+def require_positive(name: str, value: Any) -> None:
+    """Raise ConfigError unless value is a positive finite number (traced values pass)."""
+    if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be positive, got {value}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError that names the nearest choice unless value is one of them."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """Return '; did you mean X?' for the names close to this one, or nothing."""
+    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def override(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return a copy of a dataclass tree with dotted fields replaced; an unknown field is a ConfigError."""
+    for path, value in values.items():
+        config = _replace(config, path.split("."), value, path)
+    return config
+
+
+def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
+    if not dataclasses.is_dataclass(config):
+        raise ConfigError(f"{path}: {'.'.join(path.split('.')[: -len(parts)])} has no fields")
+    names = [f.name for f in dataclasses.fields(config)]
+    if parts[0] not in names:
+        raise ConfigError(f"{path}: no field {parts[0]!r}{nearest(parts[0], names)} (fields: {', '.join(names)})")
+    if len(parts) > 1:
+        value = _replace(getattr(config, parts[0]), parts[1:], value, path)
+    return dataclasses.replace(config, **{parts[0]: value})
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: leaf value} of a dataclass tree."""
+    leaves: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            leaves |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            leaves[prefix + f.name] = value
+    return leaves
+
+
+def to_json(config: Any) -> str:
+    """Return a dataclass tree as JSON; every dataclass carries its class name under `kind`."""
+    return json.dumps(_encode(config), indent=1, allow_nan=False)
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [_encode(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"cannot write {type(value).__name__} {value!r} as JSON")
+
+
+def from_json(text: str, kinds: Mapping[str, type]) -> Any:
+    """Rebuild a dataclass tree; unknown kinds, unknown fields and repeated keys are ConfigErrors."""
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"not valid JSON: {error}") from None
+    return _decode(data, kinds, "recipe")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ConfigError(f"{name} is not a number that a configuration accepts")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"field {name!r} stands twice")
+    return dict(pairs)
+
+
+def _decode(data: Any, kinds: Mapping[str, type], path: str) -> Any:
+    if isinstance(data, list):
+        return tuple(_decode(v, kinds, f"{path}[{i}]") for i, v in enumerate(data))
+    if not isinstance(data, dict):
+        return data
+    kind = data.get("kind")
+    if kind not in kinds:
+        raise ConfigError(f"{path}: unknown kind {kind!r}{nearest(str(kind), kinds)}")
+    cls = kinds[kind]
+    names = {f.name for f in dataclasses.fields(cls)}
+    values = {k: v for k, v in data.items() if k != "kind"}
+    for name in values:
+        if name not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigError(f"{path}.{name}: no such field{nearest(name, names)} (fields: {known})")
+    decoded = {name: _decode(value, kinds, f"{path}.{name}") for name, value in values.items()}
+    check_types(cls, decoded, path)
+    return cls(**decoded)
+
+
+def check_types(cls: type, values: Mapping[str, Any], path: str) -> None:
+    """Raise ConfigError where a value does not fit the declared type of its field."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            shown = getattr(hints[name], "__name__", str(hints[name]))
+            raise ConfigError(f"{path}.{name}: {value!r} is not of type {shown}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in typing.get_args(hint))
+    if origin is tuple:
+        args = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(_fits(v, args[0]) for v in value)
+        return len(value) == len(args) and all(_fits(v, a) for v, a in zip(value, args, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True

@@ -1,0 +1,172 @@
+"""The types that every room shares, and the glossary of shape letters.
+
+Shapes stand in array names, one capital letter an axis (`tokens_BL` is [batch, length]):
+
+    B batch    L length    D model width    F feed-forward width    H query heads    K key/value heads
+    V vocabulary    N depth (layers)    P population    A position axes    C candidates    S cache length
+
+A model that uses its own letter (`hd`, the width of one head) says so where it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+
+
+class Example(NamedTuple):
+    """One example, or a batch of them with a leading B on every array.
+
+    Targets are already shifted where the task is next-token. Weights are the loss mask: 0 where nothing is
+    asked. Positions are data, not a model flag: [L], or [L, A] for tasks with several position axes.
+    Attention stays within a segment; segment 0 is padding and None means one segment without padding.
+    `info` is for scoring and rendering alone; no model reads it.
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+    positions: Array
+    info: dict[str, Array]
+    segments: Array | None = None
+
+
+Batch = Example
+
+
+class Mean(NamedTuple):
+    """A mean kept as sum and count, so that parts merge exactly and nothing is read before the writer does."""
+
+    sum: Array
+    count: Array
+
+    def merge(self, other: Mean) -> Mean:
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+    @property
+    def value(self) -> Array:
+        return self.sum / jnp.maximum(self.count, 1e-9)
+
+
+Metrics = dict[str, Mean]
+
+
+class Outputs(NamedTuple):
+    """What a net says about a batch: features and the linear head that turns them into scores.
+
+    Features are [B, L, D] and head is [D, V], so that a loss may project in chunks and a decoder may project
+    the last position alone. With `head` None the features are the predictions themselves.
+    """
+
+    features: Array
+    head: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def logits(self) -> Array:
+        """Scores in float32, [B, L, V]."""
+        if self.head is None:
+            return self.features.astype(jnp.float32)
+        logits = jnp.matmul(self.features, self.head.astype(self.features.dtype), preferred_element_type=jnp.float32)
+        return logits if self.bias is None else logits + self.bias.astype(jnp.float32)
+
+
+class Cache(NamedTuple):
+    """The decoding state of a net: what `extend` has seen so far.
+
+    Every leaf of `layers` is [N, B, ...], every leaf of `tokens` is [B, ...] (positions and segments of the
+    cached keys, say), and `index` is the number of slots in use, one for the whole batch: prompts are padded
+    on the left with segment 0, so all rows write to the same slot.
+    """
+
+    layers: Any
+    tokens: Any
+    index: Array
+
+
+class Net(NamedTuple):
+    """A model as pure functions. Methods wrap it; none of them knows which model it is.
+
+    init(key) -> params
+    apply(params, batch, key=None) -> Outputs; a key turns on what is random (dropout, redrawn positions)
+    cache(batch_size, length) -> Cache, or None where the model has no cached decoding
+    extend(params, batch, cache) -> (Outputs of the new tokens, Cache): batch holds only the new tokens
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Outputs]
+    cache: Callable[[int, int], Cache] | None = None
+    extend: Callable[[Params, Batch, Cache], tuple[Outputs, Cache]] | None = None
+
+
+Transform = Callable[[Net], Net]
+
+# (apply, params, batch, key) -> (loss, metrics)
+Objective = Callable[[Callable[..., Outputs], Params, Batch, Key | None], tuple[Array, Metrics]]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step; `ema` is None where no average is kept."""
+
+    step: Array
+    params: Params
+    opt_state: Any
+    ema: Params | None
+    key: Key
+
+
+class Rate(NamedTuple):
+    """A proportion with its 95 % interval (Wilson) and the number of trials behind it."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class Evaluation(NamedTuple):
+    """The outcome of an evaluation: rates over all, rates by size or slice, and examples to look at.
+
+    `slices` maps a slicing ("size", "steps") to {slice: {metric: Rate}}. Each example is a JSON object with
+    at least `question`, `target`, `prediction` and `right`.
+    """
+
+    metrics: dict[str, Rate]
+    slices: dict[str, dict[str, dict[str, Rate]]]
+    examples: list[dict[str, Any]]
+
+
+class Candidates(NamedTuple):
+    """Sampled continuations: C for each of B prompts, padded after their end.
+
+    tokens_BCL int32 (without the stop token), lengths_BC, logprobs_BC (sum over the sampled tokens, stop
+    token included), finished_BC (False where the budget ran out before a stop token).
+    """
+
+    tokens: Array
+    lengths: Array
+    logprobs: Array
+    finished: Array
+
+
+class Source(NamedTuple):
+    """What a task hands to the drivers: its data, its examination and its provenance.
+
+    Exactly one of `draw` (key, step) -> Batch, pure and jittable, drawn inside the compiled step, and
+    `at` (step) -> Batch of NumPy arrays, read on the host by position, is given. Either way the whole state
+    of the data is the step. `evaluate` (net, params, key) -> Evaluation. `facts` goes into stamp.json.
+    `codec` turns text into tokens and back where the task has text.
+    """
+
+    draw: Callable[[Key, Array], Batch] | None
+    at: Callable[[int], Batch] | None
+    evaluate: Callable[[Net, Params, Key], Evaluation]
+    facts: dict[str, Any]
+    codec: Any = None

@@ -1,0 +1,141 @@
+"""What a task, a claim and an experiment are.
+
+A synthetic task is a frozen dataclass with a pure `sample`; everything else has a default here:
+
+    @dataclass(frozen=True)
+    class Copy(Task):
+        longest: int = 20
+        def sample(self, key, size): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lm.types import Array, Batch, Evaluation, Example, Key, Net, Params, Source
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question that examples are drawn from. Subclasses are frozen dataclasses of its settings.
+
+    A subclass has the properties `vocabulary`, `max_length`, `train_sizes` (inclusive range) and
+    `test_sizes` (the sizes to examine), and `sample`. Sizes are whatever the task calls hard: digits,
+    numbers to sort, instructions. Shapes follow `max_length` alone, so any size runs in one program.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def vocabulary(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def max_length(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def train_sizes(self) -> tuple[int, int]:
+        """Smallest and largest size seen in training."""
+        raise NotImplementedError
+
+    @property
+    def test_sizes(self) -> tuple[int, ...]:
+        """Sizes to examine, in and beyond the training range."""
+        raise NotImplementedError
+
+    def sample(self, key: Key, size: Array) -> Example:
+        """Return one training example of this size; pure, jittable, vmappable; `size` may be traced."""
+        raise NotImplementedError
+
+    def sample_test(self, key: Key, size: Array) -> Example:
+        """Return one test example of this size; as in training unless the task says otherwise."""
+        return self.sample(key, size)
+
+    def score(self, predictions_L: Array, example: Example) -> dict[str, Array]:
+        """Grade one prediction per position; `exact_match` is 1 where every asked position is right."""
+        from tasks.score import exact_match, token_accuracy
+
+        return {
+            "exact_match": exact_match(predictions_L, example),
+            "token_accuracy": token_accuracy(predictions_L, example),
+        }
+
+    def render(self, example: Example) -> str:
+        """Return the example as a reader would write it."""
+        raise NotImplementedError
+
+    def draw(self, key: Key, batch_size: int) -> Batch:
+        """Return a training batch with sizes uniform over the training range."""
+        low, high = self.train_sizes
+        key_size, key_sample = jax.random.split(key)
+        sizes_B = jax.random.randint(key_size, (batch_size,), low, high + 1)
+        return jax.vmap(self.sample)(jax.random.split(key_sample, batch_size), sizes_B)
+
+    def source(self, recipe: Any, folder: Path) -> Source:
+        """Return the task's data, examination and provenance. `folder` is the run folder."""
+        from lm.evaluate import examine
+
+        batch_size = recipe.train.batch_size
+
+        def draw(key: Key, step: Array) -> Batch:
+            return self.draw(jax.random.fold_in(key, step), batch_size)
+
+        def evaluate(net: Net, params: Params, key: Key) -> Evaluation:
+            return examine(net, params, self, key)
+
+        return Source(draw=draw, at=None, evaluate=evaluate, facts={"data": "drawn in the step"})
+
+
+class Claim(NamedTuple):
+    """One sentence of a paper that a measurement can contradict. Exactly one bound is given.
+
+    `rule` says how seeds become one value: median, best, worst, mean. `exact` marks a claim without
+    randomness (a construction, an identity), which needs no seeds.
+    """
+
+    paper: str
+    statement: str
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    paper_value: str = ""
+    rule: str = "median"
+    exact: bool = False
+    scale: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study behind claims: `run(workdir, scale, seed)` returns the figures that the claims name."""
+
+    name: str
+    paper: str
+    claims: tuple[Claim, ...]
+    run: Callable[[Path, str, int], Mapping[str, float]]
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"cpu": (0, 1, 2), "full": (0, 1, 2)})
+
+
+def tokens_to_text(tokens: Sequence[int], names: Sequence[str]) -> str:
+    """Join the names of tokens by spaces; an id without a name shows as its number."""
+    return " ".join(names[t] if 0 <= t < len(names) else str(t) for t in map(int, tokens))
+
+
+def next_token(tokens_T: Array, asked_T: Array, positions_T: Array, info: dict[str, Array]) -> Example:
+    """Shift a sequence of T = L + 1 tokens into an example of length L.
+
+    `asked_T` marks the tokens that must be predicted; position ids belong to the inputs.
+    """
+    return Example(
+        inputs=tokens_T[:-1].astype(jnp.int32),
+        targets=tokens_T[1:].astype(jnp.int32),
+        weights=asked_T[1:].astype(jnp.float32),
+        positions=positions_T[:-1].astype(jnp.int32),
+        info=info,
+    )
