@@ -30,21 +30,21 @@ class UserError(ExitError):
     code = 2
 
 
-class Diverged(ExitError):
+class Diverged(ExitError):  # noqa: N818 (an outcome, not an error)
     """Training left the finite numbers; the last good step is still there."""
 
     code = 3
     label = "diverged"
 
 
-class Unusable(ExitError):
+class Unusable(ExitError):  # noqa: N818 (an outcome, not an error)
     """Data or checkpoints exist and cannot be used."""
 
     code = 4
     label = "unusable"
 
 
-class Preempted(ExitError):
+class Preempted(ExitError):  # noqa: N818 (an outcome, not an error)
     """The machine was taken away; the state was saved and the same command goes on from there."""
 
     code = 75
