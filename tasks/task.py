@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm.types import Array, Batch, Evaluation, Example, Key, Net, Params, Source
+from lm.types import Array, Batch, Evaluation, Example, Key, Mean, Net, Params, Source
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Task:
     """
 
     name: ClassVar[str]
+    size_name: ClassVar[str] = "size"  # what the size counts: digits, numbers, steps
 
     @property
     def vocabulary(self) -> int:
@@ -58,8 +59,20 @@ class Task:
         """Return one test example of this size; as in training unless the task says otherwise."""
         return self.sample(key, size)
 
-    def score(self, predictions_L: Array, example: Example) -> dict[str, Array]:
-        """Grade one prediction per position; `exact_match` is 1 where every asked position is right."""
+    @property
+    def test_count(self) -> int:
+        """Test examples of each size."""
+        return 1024
+
+    def test_example(self, key: Key, index: Array, size: Array) -> Example:
+        """Return test example number `index` of this size; a task with a finite test set looks it up."""
+        return self.sample_test(jax.random.fold_in(key, index), size)
+
+    def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
+        """Grade one prediction per position; `exact_match` is 1 where every asked position is right.
+
+        A figure is a number per example, or a Mean where an example holds several trials.
+        """
         from tasks.score import exact_match, token_accuracy
 
         return {
@@ -70,6 +83,10 @@ class Task:
     def render(self, example: Example) -> str:
         """Return the example as a reader would write it."""
         raise NotImplementedError
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """Return tokens as a reader would write them."""
+        return " ".join(str(int(t)) for t in tokens)
 
     def draw(self, key: Key, batch_size: int) -> Batch:
         """Return a training batch with sizes uniform over the training range."""

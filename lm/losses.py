@@ -1,0 +1,38 @@
+"""Objectives: (apply, params, batch, key) -> (loss, metrics).
+
+The loss is the mean over what the batch asks; `metrics["loss"]` carries its sum and count, so that
+micro-batches merge into exactly the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+
+from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
+
+
+def cross_entropy(logits_BLV: Array, targets_BL: Array) -> Array:
+    """Return the negative log-likelihood of each target in nats, [B, L]."""
+    picked_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BLV, axis=-1) - picked_BL
+
+
+def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
+    """Return the weighted mean cross-entropy of the targets, in nats, and the accuracy of the argmax."""
+    logits_BLV = apply(params, batch, key).logits
+    losses_BL = cross_entropy(logits_BLV, batch.targets)
+    right_BL = jnp.argmax(logits_BLV, axis=-1) == batch.targets
+    count = jnp.sum(batch.weights)
+    total = jnp.sum(losses_BL * batch.weights)
+    metrics = {
+        "loss": Mean(total, count),
+        "accuracy": Mean(jnp.sum(right_BL * batch.weights), count),
+    }
+    return total / jnp.maximum(count, 1e-9), metrics
+
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"next_token": next_token})

@@ -1,0 +1,142 @@
+"""Devices, meshes, shardings and processes: the one file that knows of them.
+
+mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+shardings = state_shardings(abstract_state, mesh)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.config import MeshConfig
+from lm.strict import ConfigError
+from lm.types import Batch
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Path of a parameter -> mesh axes of its last dimensions. Leading dimensions (depth, copies, a population) stay whole.
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+RULES: Rules = (
+    (r"embedding.*/table$", ("tensor", "fsdp")),
+    (r"positions.*/table$", (None, "fsdp")),
+    (r"(query|key|value|up|gate)/kernel$", ("fsdp", "tensor")),
+    (r"(out|down)/kernel$", ("tensor", "fsdp")),
+    (r"(input|hidden|recurrent|first|head)/kernel$", ("fsdp", "tensor")),
+    (r"(bias|scale)$", (None,)),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices as (data, fsdp, tensor); ConfigError where the sizes do not multiply to their number.
+
+    The axes are Auto on every JAX version: plain Linen code fails on the Explicit axes that jax.make_mesh builds.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ConfigError(f"mesh sizes must be positive with at most one -1, got {dict(zip(AXES, sizes, strict=True))}")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(len(devices) // -math.prod(sizes), 1)
+    if math.prod(sizes) != len(devices):
+        shown = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise ConfigError(f"mesh {shown} needs {math.prod(sizes)} devices, found {len(devices)}")
+    array = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> P:
+    """Return the partition of one array by the first rule that matches its path; no match is a ConfigError.
+
+    An axis that does not divide its dimension is left out: that dimension stays whole.
+    """
+    if not shape:
+        return P()
+    for pattern, axes in rules:
+        if re.search(pattern, path):
+            kept = axes[-len(shape) :]
+            tail = shape[len(shape) - len(kept) :]
+            names = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(kept, tail, strict=True)]
+            return P(*[None] * (len(shape) - len(kept)), *names)
+    raise ConfigError(f"no sharding rule matches parameter {path} of shape {shape}; add one to lm.mesh.RULES")
+
+
+def state_shardings(abstract: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Return a sharding for every leaf of a training state: moments and averages follow their parameter."""
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return NamedSharding(mesh, P())
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, rules))
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Return the sharding of a batch over the data and fsdp axes, behind `leading` whole axes."""
+    return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
+
+
+def shard_draw(draw: Callable[..., Batch], mesh: Mesh) -> Callable[..., Batch]:
+    """Return a draw whose batch is spread over the mesh, so that each device makes its own examples."""
+
+    def sharded(*args: Any) -> Batch:
+        return jax.lax.with_sharding_constraint(draw(*args), batch_sharding(mesh))
+
+    return sharded
+
+
+def put_batch(batch: Any, mesh: Mesh, leading: int = 0) -> Any:
+    """Place a global batch of NumPy arrays, equal on every process, on the mesh; each process copies its part."""
+    sharding = batch_sharding(mesh, leading)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index, x=x: np.asarray(x)[index]), batch
+    )
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raise ConfigError unless the batch splits evenly over the mesh."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise ConfigError(f"batch of {batch_size} does not split over data x fsdp = {parts} devices")
+
+
+def start_processes(timeout: int = 60) -> None:
+    """Join the other processes where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set.
+
+    Call it before anything else of JAX. Without these variables it does nothing.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is None:
+        return
+    try:
+        count, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers ({error})"
+        ) from None
+    try:
+        jax.distributed.initialize(address, count, index, initialization_timeout=timeout)
+    except RuntimeError as error:
+        raise ConfigError(f"process {index} of {count} found no coordinator at {address}: {error}") from None
+
+
+def is_main_process() -> bool:
+    """Say whether this process writes the files that are written once."""
+    return jax.process_index() == 0
+
+
+def reached_preemption(step: int) -> bool:
+    """Say whether all processes have agreed to save at this step (several processes only)."""
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
