@@ -27,7 +27,8 @@ class Task:
 
     A subclass has the properties `vocabulary`, `max_length`, `train_sizes` (inclusive range) and
     `test_sizes` (the sizes to examine), and `sample`. Sizes are whatever the task calls hard: digits,
-    numbers to sort, instructions. Shapes follow `max_length` alone, so any size runs in one program.
+    numbers to sort, instructions. Shapes follow `train_length` in training and `max_length` in tests, so any
+    size runs in one program.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,11 @@ class Task:
     @property
     def max_length(self) -> int:
         raise NotImplementedError
+
+    @property
+    def train_length(self) -> int:
+        """Length of a training example; shorter than `max_length` where tests are longer than training."""
+        return self.max_length
 
     @property
     def train_sizes(self) -> tuple[int, int]:
@@ -81,19 +87,22 @@ class Task:
         }
 
     def render(self, example: Example) -> str:
-        """Return the example as a reader would write it."""
+        """Return what an example asks as a reader would write it; `spell` writes the answer."""
         raise NotImplementedError
 
     def spell(self, tokens: Sequence[int]) -> str:
         """Return tokens as a reader would write them."""
         return " ".join(str(int(t)) for t in tokens)
 
-    def draw(self, key: Key, batch_size: int) -> Batch:
-        """Return a training batch with sizes uniform over the training range."""
+    def draw_sizes(self, key: Key, batch_size: int) -> Array:
+        """Return the sizes of a training batch, [B]: uniform over the training range unless the task says otherwise."""
         low, high = self.train_sizes
+        return jax.random.randint(key, (batch_size,), low, high + 1)
+
+    def draw(self, key: Key, batch_size: int) -> Batch:
+        """Return a training batch."""
         key_size, key_sample = jax.random.split(key)
-        sizes_B = jax.random.randint(key_size, (batch_size,), low, high + 1)
-        return jax.vmap(self.sample)(jax.random.split(key_sample, batch_size), sizes_B)
+        return jax.vmap(self.sample)(jax.random.split(key_sample, batch_size), self.draw_sizes(key_size, batch_size))
 
     def source(self, recipe: Any, folder: Path) -> Source:
         """Return the task's data, examination and provenance. `folder` is the run folder."""

@@ -1,0 +1,1 @@
+"""Arithmetic on strings of digits and numbers: length generalisation."""
