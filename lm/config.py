@@ -152,6 +152,7 @@ class OptimizerConfig:
     def __post_init__(self):
         require_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
         require_choice("optimizer.name", self.name, ("adamw", "sgd"))
+        require_positive("optimizer.learning_rate", self.learning_rate)
 
 
 @dataclass(frozen=True)

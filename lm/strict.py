@@ -152,3 +152,33 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+class Difference(typing.NamedTuple):
+    """One leaf in which two configurations differ."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+def differences(old: str, new: str) -> list[Difference]:
+    """Return the leaves in which two configurations, given as JSON, differ; an absent leaf shows as None."""
+    before, after = (_leaves(json.loads(text)) for text in (old, new))
+    paths = sorted(before.keys() | after.keys())
+    return [
+        Difference(path, before.get(path), after.get(path))
+        for path in paths
+        if path not in before or path not in after or before[path] != after[path]
+    ]
+
+
+def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, dict | list) and data:
+        items = data.items() if isinstance(data, dict) else enumerate(data)
+        return {
+            k: v
+            for name, value in items
+            for k, v in _leaves(value, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
+    return {prefix: data}

@@ -1,0 +1,132 @@
+"""What a run says while it runs: progress lines, metrics, samples, the summary and the report."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm.config import Recipe
+from lm.exits import Diverged
+from lm.optim import make_schedule
+from lm.report.folder import RunFolder
+from lm.report.html import write_report
+from lm.report.progress import Progress
+from lm.report.writer import Writer
+from lm.types import Evaluation, Mean, Metrics, TrainState
+
+
+class Journal:
+    """Collects the metrics of every stretch and speaks at each log step, one stretch late.
+
+    Every process keeps a journal, since all must see a divergence alike; only the one with a folder writes.
+    """
+
+    def __init__(
+        self, folder: RunFolder | None, recipe: Recipe, state: TrainState, start: int, tokens: int, quiet: bool
+    ):
+        self.folder, self.recipe, self.quiet = folder, recipe, quiet
+        self.table = parameter_table(state.params)
+        self.schedule = make_schedule(recipe.optimizer, recipe.train.steps)
+        self.progress = Progress(recipe.train.steps, tokens, start)
+        self.begun, self.start, self.tokens = time.monotonic(), start, tokens
+        self.pending: tuple[int, Metrics] | None = None
+        self.sums: dict[str, Mean] = {}
+        self.loss = math.nan
+        self.writer = None
+        if folder is not None:
+            self.writer = Writer(folder.path("."))
+            self.writer.truncate(start)
+            folder.status("running", step=start)
+            self.say(
+                f"{recipe.name or type(recipe.task).__name__}: {sum(count for *_, count in self.table):,} parameters, "
+                f"{tokens:,} tokens a step, {jax.device_count()} {jax.default_backend()} device(s), "
+                f"{'from the start' if start == 0 else f'resumed at step {start}'}, in {folder.path('.')}"
+            )
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in log.txt."""
+        if self.folder is not None:
+            self.folder.log(line)
+            if not self.quiet:
+                print(line, file=sys.stderr, flush=True)
+
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of the stretch that ended at `step`; reads those of the stretch before it."""
+        self.flush(late=True)
+        self.pending = (step, metrics)
+
+    def flush(self, late: bool = False) -> None:
+        """Read what is pending; Diverged where a loss is not finite. A row is written at each log step."""
+        if self.pending is None:
+            return
+        step, metrics = self.pending
+        self.pending = None
+        read = {name: Mean(*map(float, mean)) for name, mean in jax.device_get(metrics).items()}
+        self.sums = {name: self.sums[name].merge(mean) if name in self.sums else mean for name, mean in read.items()}
+        self.loss = read["loss"].sum / max(read["loss"].count, 1e-9)
+        if not math.isfinite(self.loss):
+            raise Diverged(f"the loss is {self.loss} in the steps up to {step}; the checkpoints before it are intact")
+        if step % self.recipe.train.log_every == 0 or not late:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """Write the means since the last row."""
+        row = {name: mean.sum / max(mean.count, 1e-9) for name, mean in self.sums.items()}
+        row["learning_rate"] = float(self.schedule(np.int32(max(step - 1, 0))))
+        self.sums = {}
+        if self.writer is not None:
+            self.writer.scalars(step, row)
+            self.say(self.progress.line(step, row["loss"]))
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write the figures of an evaluation and its examples."""
+        if self.writer is None or self.folder is None:
+            return
+        self.writer.scalars(step, {f"test/{name}": rate.value for name, rate in evaluation.metrics.items()})
+        lines = [json.dumps(example, ensure_ascii=False) for example in evaluation.examples]
+        self.folder.path("samples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        shown = ", ".join(f"{n} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for n, r in evaluation.metrics.items())
+        self.say(f"step {step}: {shown}")
+
+    def finish(self, step: int, evaluation: Evaluation | None) -> dict[str, Any]:
+        """Write summary.json and report.html and return the summary."""
+        seconds = time.monotonic() - self.begun
+        summary: dict[str, Any] = {
+            "recipe": self.recipe.name,
+            "step": step,
+            "parameters": sum(count for *_, count in self.table),
+            "parameter_table": self.table,
+            "loss": None if math.isnan(self.loss) else self.loss,
+            "wall_seconds": seconds,
+            "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
+            "metrics": {},
+            "slices": {},
+        }
+        if evaluation is not None:
+            summary["metrics"] = {name: rate._asdict() for name, rate in evaluation.metrics.items()}
+            summary["slices"] = {
+                slicing: {at: {n: r._asdict() for n, r in rates.items()} for at, rates in slices.items()}
+                for slicing, slices in evaluation.slices.items()
+            }
+        if self.folder is not None:
+            self.folder.path("summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            self.say(f"report: {write_report(self.folder.path('.'))}")
+            self.folder.status("done" if step == self.recipe.train.steps else "stopped", step=step)
+        return summary
+
+    def close(self) -> None:
+        """Close the metric files."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def parameter_table(params: Any) -> list[tuple[str, list[int], int]]:
+    """Return [path, shape, count] of every parameter."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), list(x.shape), int(x.size)) for path, x in leaves]

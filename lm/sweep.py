@@ -1,0 +1,129 @@
+"""Populations: one recipe over seeds and hyper-parameters, trained as one program.
+
+    result = run_sweep(recipe, {"optimizer.learning_rate": [1e-3, 3e-4]}, seeds=range(8))
+
+A float of the optimizer is traced, so all its values share one compiled program; any other field (a depth, a
+batch size) splits the grid into groups with a program each. Members run under `vmap` on accelerators and under
+`lax.map` on CPU, where batched small products are slower than a loop; the results are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.config import OptimizerConfig, Recipe
+from lm.strict import ConfigError, override
+from lm.train import build_net, evaluate_params, init_state, make_step, parts_of, repeat
+from lm.types import Array, Evaluation, Key, TrainState
+
+TRACED = tuple(
+    f"optimizer.{f.name}" for f in dataclasses.fields(OptimizerConfig) if f.type in ("float", "float | None")
+)
+
+
+class Member(NamedTuple):
+    """One run of a population: its settings and what came of it."""
+
+    seed: int
+    values: dict[str, Any]
+    state: TrainState
+    losses: list[tuple[int, float]]  # (step, mean loss since the row before)
+    evaluation: Evaluation
+
+
+class SweepResult(NamedTuple):
+    """All members in the order of the grid, seeds innermost, and the seconds that training took."""
+
+    members: list[Member]
+    seconds: float
+
+
+def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the grid's values; an empty grid has one point without any."""
+    return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+
+
+def run_sweep(
+    recipe: Recipe,
+    grid: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    folder: Path = Path("."),
+    say: Callable[[str], None] = lambda line: None,
+) -> SweepResult:
+    """Train and examine every grid point with every seed; each member equals the single run of its recipe.
+
+    Raises ConfigError for an unknown field, an empty list, or a task whose data is not drawn in the step.
+    """
+    if not seeds or not all(grid.values()):
+        raise ConfigError("a sweep needs at least one seed and one value for every field of the grid")
+    begun = time.perf_counter()
+    points = grid_points(grid)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, point in enumerate(points):
+        override(recipe, point)  # validates every combination before any of them runs
+        groups.setdefault(tuple(point[name] for name in grid if name not in TRACED), []).append(index)
+    found: dict[int, list[Member]] = {}
+    for number, indices in enumerate(groups.values()):
+        say(f"program {number + 1} of {len(groups)}: {len(indices) * len(seeds)} members")
+        for index, members in zip(
+            indices, _run_group(recipe, [points[i] for i in indices], seeds, folder), strict=True
+        ):
+            found[index] = members
+    return SweepResult([m for index in range(len(points)) for m in found[index]], time.perf_counter() - begun)
+
+
+def _run_group(
+    recipe: Recipe, points: Sequence[Mapping[str, Any]], seeds: Sequence[int], folder: Path
+) -> list[list[Member]]:
+    """Train the points that share a program; returns their members, one list a point."""
+    recipe = override(recipe, {k: v for k, v in points[0].items() if k not in TRACED})
+    source, net = recipe.task.source(recipe, folder), build_net(recipe)
+    if source.draw is None:
+        raise ConfigError(f"a sweep draws data inside the step; {type(recipe.task).__name__} reads a corpus")
+    traced = {name: jnp.asarray([p[name] for p in points for _ in seeds]) for name in points[0] if name in TRACED}
+    keys_P = jnp.stack([jax.random.key(seed) for _ in points for seed in seeds])
+
+    def begin(key: Key, values: Mapping[str, Array]) -> TrainState:
+        _, optimizer, average = parts_of(override(recipe, values))
+        return init_state(net, optimizer, key, average)
+
+    def advance(state: TrainState, values: Mapping[str, Array], count: Array) -> tuple[TrainState, Any]:
+        objective, optimizer, average = parts_of(override(recipe, values))
+        step = make_step(net, objective, optimizer, source.draw, recipe.train.accumulate, average)
+        return repeat(step)(state, None, count)
+
+    states_P = jax.jit(lambda keys, values: over_members(begin, keys, values))(keys_P, traced)
+    stretch = jax.jit(
+        lambda states, values, count: over_members(lambda s, v: advance(s, v, count), states, values), donate_argnums=0
+    )
+    rows: list[tuple[int, Any]] = []
+    every = recipe.train.log_every
+    for step in range(0, recipe.train.steps, every):
+        count = min(every, recipe.train.steps - step)
+        states_P, metrics_P = stretch(states_P, traced, count)
+        rows.append((step + count, metrics_P["loss"].value))
+    losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
+    members = []
+    for number, (point, seed) in enumerate(itertools.product(points, seeds)):
+        state = jax.tree.map(lambda x, i=number: x[i], states_P)
+        member = override(recipe, {**point, "train.seed": seed})
+        evaluation = evaluate_params(net, source, member, state)
+        losses = [(step, float(loss_P[number])) for step, loss_P in losses_RP]
+        members.append(Member(seed, dict(point), state, losses, evaluation))
+    return [members[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(points))]
+
+
+def over_members(function: Callable[..., Any], *trees: Any) -> Any:
+    """Map a function over the leading axis P of all its arguments, in the way that suits the platform."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda arguments: function(*arguments), trees)
+    return jax.vmap(function)(*trees)

@@ -1,0 +1,292 @@
+"""Training: one pure step, and the host loop that logs, saves, resumes and evaluates around it.
+
+step = make_step(net, next_token, optimizer, draw)
+state, metrics = jax.jit(step)(init_state(net, optimizer, key), None)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lm.checkpoint import Checkpoints
+from lm.config import Recipe
+from lm.exits import Preempted, UserError
+from lm.interrupt import Interrupt
+from lm.losses import OBJECTIVES
+from lm.mesh import check_batch, is_main_process, make_mesh, put_batch, shard_draw, state_shardings
+from lm.models import build
+from lm.optim import make_optimizer
+from lm.report.folder import RunFolder
+from lm.report.journal import Journal
+from lm.strict import differences, require_choice, to_json
+from lm.transforms import Average, ema
+from lm.types import Array, Batch, Evaluation, Key, Metrics, Net, Objective, Params, Source, TrainState
+
+# What a key is for; every key of a run is fold_in(fold_in(run key, purpose), step).
+INIT, DATA, MODEL, EVALUATE = range(4)
+
+# Fields that may change on resume: they decide where and how often, not what is computed.
+FREE = ("mesh.", "name", "train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per")
+
+Step = Callable[[TrainState, Batch | None], tuple[TrainState, Metrics]]
+
+
+def purpose(key: Key, name: int) -> Key:
+    """Return the key of this run for one purpose."""
+    return jax.random.fold_in(key, name)
+
+
+def init_state(
+    net: Net, optimizer: optax.GradientTransformation, key: Key, average: Average | None = None
+) -> TrainState:
+    """Return the state before step 0; jittable, so that large states are born sharded."""
+    params = net.init(purpose(key, INIT))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=None if average is None else average.init(params),
+        key=key,
+    )
+
+
+def make_step(
+    net: Net,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    draw: Callable[[Key, Array], Batch] | None = None,
+    accumulate: int = 1,
+    average: Average | None = None,
+) -> Step:
+    """Return the pure training step (state, batch) -> (state, metrics).
+
+    With `draw` the batch is drawn inside the step and the argument is None. With `accumulate` > 1 the batch is
+    split into that many micro-batches, whose gradients are weighted by what each one asks, so that the update
+    is that of the whole batch.
+    """
+
+    def loss_and_gradient(params: Params, batch: Batch, key: Key) -> tuple[Params, Metrics]:
+        gradient, metrics = jax.grad(lambda p: objective(net.apply, p, batch, key), has_aux=True)(params)
+        return gradient, metrics
+
+    def accumulated(params: Params, batch: Batch, key: Key) -> tuple[Params, Metrics]:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+
+        def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+            index, micro = part
+            gradient, metrics = loss_and_gradient(params, micro, jax.random.fold_in(key, index))
+            asked = metrics["loss"].count
+            return jax.tree.map(jnp.add, total, (jax.tree.map(lambda g: g * asked, gradient), metrics)), None
+
+        shapes = jax.eval_shape(loss_and_gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (gradient, metrics), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
+        asked = jnp.maximum(metrics["loss"].count, 1e-9)
+        return jax.tree.map(lambda g: g / asked, gradient), metrics
+
+    def step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
+        if draw is not None:
+            batch = draw(purpose(state.key, DATA), state.step)
+        key = jax.random.fold_in(purpose(state.key, MODEL), state.step)
+        gradient, metrics = (loss_and_gradient if accumulate == 1 else accumulated)(state.params, batch, key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        kept = None if average is None else average.update(state.ema, params, state.step)
+        return TrainState(state.step + 1, params, opt_state, kept, state.key), metrics
+
+    return step
+
+
+def repeat(step: Step) -> Callable[[TrainState, Batch | None, Array], tuple[TrainState, Metrics]]:
+    """Return (state, batches, count) -> (state, merged metrics): `count` steps in one dispatch.
+
+    Batches carry a leading axis of at least `count` (None where the step draws its own). The count is traced:
+    one program serves every stretch, so a run that stops anywhere repeats the uninterrupted run bit for bit.
+    """
+
+    def run(state: TrainState, batches: Batch | None, count: Array) -> tuple[TrainState, Metrics]:
+        def at(i: Array) -> Batch | None:
+            return None if batches is None else jax.tree.map(lambda x: x[i], batches)
+
+        def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = step(carry[0], at(i))
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+        shapes = jax.eval_shape(step, state, at(jnp.int32(0)))[1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, zeros))
+
+    return run
+
+
+class Result(NamedTuple):
+    """What a finished (or stopped) run leaves in memory; `evaluation` is None where it stopped early."""
+
+    state: TrainState
+    net: Net
+    source: Source
+    evaluation: Evaluation | None
+    summary: dict[str, Any]
+    step: int
+
+
+class Run(NamedTuple):
+    """A recipe made ready: its net and data, the compiled stretch of steps, and how to begin."""
+
+    net: Net
+    source: Source
+    init: Callable[[], TrainState]
+    target: TrainState
+    stretch: Callable[[TrainState, Batch | None, int], tuple[TrainState, Metrics]]
+    batches: Callable[[int, int], Batch | None]
+    tokens: int  # a step
+
+
+def build_net(recipe: Recipe) -> Net:
+    """Return the recipe's model with its transforms applied in order."""
+    net = build(recipe.model)
+    for transform in recipe.transforms:
+        net = transform(net)
+    return net
+
+
+def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, Average | None]:
+    """Return the objective, the optimizer and the average that a recipe names."""
+    require_choice("objective", recipe.objective, tuple(OBJECTIVES))
+    average = None if recipe.train.ema is None else ema(recipe.train.ema)
+    return OBJECTIVES[recipe.objective], make_optimizer(recipe.optimizer, recipe.train.steps), average
+
+
+def prepare(recipe: Recipe, folder: Path) -> Run:
+    """Build everything a run needs; `folder` is where a task may keep the data it builds."""
+    mesh = make_mesh(recipe.mesh)
+    check_batch(recipe.train.batch_size, mesh)
+    net, source = build_net(recipe), recipe.task.source(recipe, folder)
+    objective, optimizer, average = parts_of(recipe)
+    draw = None if source.draw is None else shard_draw(source.draw, mesh)
+    step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average)
+
+    def fresh() -> TrainState:
+        return init_state(net, optimizer, jax.random.key(recipe.train.seed), average)
+
+    abstract = jax.eval_shape(fresh)
+    shardings = state_shardings(abstract, mesh)
+    target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+    stretch = jax.jit(repeat(step), donate_argnums=0, out_shardings=(shardings, None))
+    longest = recipe.train.steps_per_dispatch
+
+    def batches(start: int, count: int) -> Batch | None:
+        if source.at is None:
+            return None
+        # The last batch stands in for the steps that this stretch does not take: one shape, one program.
+        rows = [source.at(start + min(i, count - 1)) for i in range(longest)]
+        return put_batch(jax.tree.map(lambda *x: np.stack(x), *rows), mesh, leading=1)
+
+    one = source.at(0) if source.draw is None else jax.eval_shape(source.draw, abstract.key, abstract.step)
+    tokens = int(np.prod(one.inputs.shape[:2]))
+    return Run(net, source, jax.jit(fresh, out_shardings=shardings), target, stretch, batches, tokens)
+
+
+def stretches(start: int, last: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
+    """Yield (step, count) from `start` to `last`, cut wherever the loop must log, save or evaluate."""
+    train = recipe.train
+    marks = [m for m in (train.log_every, train.save_every, train.evaluate_every) if m]
+    while start < last:
+        stop = min(last, start + train.steps_per_dispatch, *((start // m + 1) * m for m in marks))
+        yield start, stop - start
+        start = stop
+
+
+def fit(
+    recipe: Recipe,
+    workdir: str | Path,
+    *,
+    until: int | None = None,
+    resume: str = "auto",
+    allow_change: tuple[str, ...] = (),
+    quiet: bool = False,
+) -> Result:
+    """Train a recipe in a run folder, from its newest valid checkpoint where there is one, and evaluate it.
+
+    `until` stops after that step and saves, as a preemption would; schedules still span `train.steps`.
+    `allow_change` names fields (dotted) that may differ from the recipe found in the folder.
+    Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the loss is no longer finite.
+    """
+    last = recipe.train.steps if until is None else min(until, recipe.train.steps)
+    folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
+    with folder as mine, Interrupt() as interrupt:
+        if mine is not None:
+            keep_recipe(mine, recipe, allow_change)
+        run = prepare(recipe, Path(workdir))
+        if mine is not None:
+            mine.stamp(run.source.facts)
+        checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep)
+        with contextlib.closing(checkpoints):
+            found = checkpoints.latest()
+            state = run.init() if found is None else checkpoints.restore(run.target, found)
+            journal = Journal(mine, recipe, state, found or 0, run.tokens, quiet)
+            with contextlib.closing(journal):
+                state = train(run, recipe, state, last, checkpoints, journal, interrupt)
+                evaluation = None
+                if last == recipe.train.steps:
+                    evaluation = evaluate_params(run.net, run.source, recipe, state)
+                    journal.evaluation(last, evaluation)
+                summary = journal.finish(last, evaluation)
+        return Result(state, run.net, run.source, evaluation, summary, last)
+
+
+def train(
+    run: Run,
+    recipe: Recipe,
+    state: TrainState,
+    last: int,
+    checkpoints: Checkpoints,
+    journal: Journal,
+    interrupt: Interrupt,
+) -> TrainState:
+    """Take the steps up to `last`; metrics are read one stretch late, so that dispatch never waits for them."""
+    text, step = to_json(recipe), int(state.step)
+    every = recipe.train.evaluate_every
+    for start, count in stretches(step, last, recipe):
+        step = start + count
+        state, metrics = run.stretch(state, run.batches(start, count), count)
+        journal.record(step, metrics)
+        stopped = interrupt.requested(step)
+        if step % recipe.train.save_every == 0 or step == last or stopped:
+            journal.flush()  # raises Diverged before a broken state could be saved
+            checkpoints.check()
+            checkpoints.save(step, state, text)
+        if stopped and step < last:
+            checkpoints.wait()
+            raise Preempted(f"stopped by a signal and saved at step {step}; the same command goes on from there")
+        if every and step % every == 0 and step < recipe.train.steps:
+            journal.evaluation(step, evaluate_params(run.net, run.source, recipe, state))
+    checkpoints.wait()
+    return state
+
+
+def evaluate_params(net: Net, source: Source, recipe: Recipe, state: TrainState) -> Evaluation:
+    """Examine the averaged weights where an average is kept, else the weights."""
+    params = state.params if state.ema is None else state.ema
+    return source.evaluate(net, params, purpose(jax.random.key(recipe.train.seed), EVALUATE))
+
+
+def keep_recipe(folder: RunFolder, recipe: Recipe, allow_change: tuple[str, ...]) -> None:
+    """Write the recipe into the folder; UserError where the folder holds a run of a different one."""
+    old, new = folder.read_recipe(), to_json(recipe)
+    changed = [] if old is None else differences(old, new)
+    refused = [d for d in changed if not d.path.startswith((*FREE, *allow_change))]
+    if refused:
+        shown = "; ".join(f"{d.path} was {d.old}, now {d.new}" for d in refused[:5])
+        raise UserError(
+            f"{folder.path('.')} holds a run of another recipe ({shown}); take another folder or allow the change"
+        )
+    folder.write_recipe(new)
