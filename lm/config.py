@@ -25,6 +25,7 @@ class Learned:
 
     rows: int = 1024
     separate: bool = False
+    axes: int = 1  # position axes; only separate tables need to know
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""Models as pure functions: `build(config)` returns the (init, apply, cache, extend) of any configuration.
+
+The modules behind them are plain Flax Linen modules, for use on their own:
+
+    from lm.models import Attention, FeedForward, Transformer
+"""
+
+from __future__ import annotations
+
+from lm.config import ModelConfig, TransformerConfig
+from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
+from lm.models.layers import Embedding, FeedForward, Norm, Projection
+from lm.models.positions import Scheme, make_scheme, rotate
+from lm.models.transformer import Block, Transformer, transformer_net
+from lm.strict import ConfigError
+from lm.types import Net
+
+__all__ = [
+    "build",
+    # whole models
+    "Transformer", "Block",
+    # layers
+    "Attention", "Embedding", "FeedForward", "Norm", "Projection",
+    # functions of arrays
+    "blocked_attention", "causal_attention", "plain_attention", "rotate",
+    # positions
+    "Scheme", "make_scheme",
+]  # fmt: skip
+
+NETS = {TransformerConfig: transformer_net}
+
+
+def build(config: ModelConfig) -> Net:
+    """Return the model of a configuration; one that makes no model is a ConfigError that names the field."""
+    if type(config) not in NETS:
+        raise ConfigError(f"model must be one of {', '.join(cls.__name__ for cls in NETS)}, got {config!r}")
+    return NETS[type(config)](config)

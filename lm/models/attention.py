@@ -1,0 +1,188 @@
+"""Causal attention: a plain form, a blocked form for CPU, a form over a cache, and the layer that uses them.
+
+`causal_attention` chooses between the first two, which agree forward and backward. Letters: h width of one head,
+Q new tokens, G query heads that share a key/value head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.models.layers import DType, Initialiser, Projection, fan_in_normal
+from lm.models.positions import Tables, rotate
+from lm.types import Array
+
+QUERY_BLOCK = 64
+MASKED = -1e30
+
+# slices of queries and keys -> what is added to their scores, [B, H, Q, S]
+Bias = Callable[[slice, slice], Array]
+LayerCache = tuple[Array, Array]
+
+
+class Past(NamedTuple):
+    """What all layers know of the cached keys: segments [B, S], positions [B, S] where a bias asks, slots in use."""
+
+    segments: Array
+    positions: Array | None
+    index: Array
+
+
+class Context(NamedTuple):
+    """What all layers share in one call: positions [B, L] or [B, L, A], segments [B, L] or None, and the rest."""
+
+    positions: Array
+    segments: Array | None = None
+    rotation: tuple[Array, Array] | None = None
+    tables: Tables | None = None
+    past: Past | None = None
+
+
+def causal_attention(
+    q_BHLh: Array,
+    k_BKLh: Array,
+    v_BKLh: Array,
+    *,
+    scale: float,
+    segments_BL: Array | None = None,
+    bias: Bias | None = None,
+) -> Array:
+    """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
+
+    On CPU, queries go in blocks that read only the keys up to their own end: half the work, and it stays in cache.
+    """
+    length = q_BHLh.shape[2]
+    blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
+    attend = blocked_attention if blocked else plain_attention
+    return attend(q_BHLh, k_BKLh, v_BKLh, scale=scale, segments_BL=segments_BL, bias=bias)
+
+
+def plain_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None) -> Array:
+    """Attend with all scores at once."""
+    return _attend_window(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), scale, segments_BL, bias)
+
+
+def blocked_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, block=QUERY_BLOCK) -> Array:
+    """Attend in blocks of queries."""
+    length = q_BHLh.shape[2]
+    windows = [slice(start, min(start + block, length)) for start in range(0, length, block)]
+    parts = [_attend_window(q_BHLh, k_BKLh, v_BKLh, window, scale, segments_BL, bias) for window in windows]
+    return jnp.concatenate(parts, axis=2)
+
+
+def _attend_window(q_BHLh, k_BKLh, v_BKLh, window: slice, scale, segments_BL, bias) -> Array:
+    """Attend from the queries of one window to all keys up to its end."""
+    seen = slice(0, window.stop)
+    allowed = jnp.arange(window.start, window.stop)[:, None] >= jnp.arange(window.stop)
+    if segments_BL is not None:
+        allowed = allowed & _same_segment(segments_BL[:, window], segments_BL[:, seen])[:, None]
+    scores_BHQS = _scores(q_BHLh[:, :, window], k_BKLh[:, :, seen], scale)
+    if bias is not None:
+        scores_BHQS = scores_BHQS + bias(window, seen)
+    return _weighted_sum(jax.nn.softmax(jnp.where(allowed, scores_BHQS, MASKED)), v_BKLh[:, :, seen])
+
+
+def cached_attention(
+    q_BHQh: Array,
+    k_BKQh: Array,
+    v_BKQh: Array,
+    cache: LayerCache,
+    *,
+    scale: float,
+    context: Context,
+    bias: Callable[[Array, Array], Array] | None = None,
+) -> Array:
+    """Attend from new tokens to the cached keys and to each other, [B, H, Q, h].
+
+    The cache is read as it was before these tokens, so that the caller can write it in place afterwards.
+    """
+    old_k_BKSh, old_v_BKSh = cache
+    past, segments_BQ = context.past, context.segments
+    used_S = jnp.arange(old_k_BKSh.shape[2]) < past.index
+    count = q_BHQh.shape[2]
+    causal_QQ = jnp.arange(count)[:, None] >= jnp.arange(count)
+    old_BHQS = _scores(q_BHQh, old_k_BKSh, scale)
+    new_BHQQ = _scores(q_BHQh, k_BKQh, scale)
+    if bias is not None:
+        old_BHQS = old_BHQS + bias(context.positions, past.positions)
+        new_BHQQ = new_BHQQ + bias(context.positions, context.positions)
+    old_allowed = _same_segment(segments_BQ, past.segments)[:, None] & used_S
+    new_allowed = _same_segment(segments_BQ, segments_BQ)[:, None] & causal_QQ
+    old_BHQS = jnp.where(old_allowed, old_BHQS, MASKED)
+    new_BHQQ = jnp.where(new_allowed, new_BHQQ, MASKED)
+    weights = jax.nn.softmax(jnp.concatenate([old_BHQS, new_BHQQ], axis=-1))
+    old_weights, new_weights = jnp.split(weights, [old_k_BKSh.shape[2]], axis=-1)
+    return _weighted_sum(old_weights, old_v_BKSh) + _weighted_sum(new_weights, v_BKQh)
+
+
+def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
+    # Padding, segment 0, sees padding: no row of scores is empty and no real token sees it.
+    return queries_BQ[:, :, None] == keys_BS[:, None, :]
+
+
+def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:
+    batch, heads, count, width = q_BHQh.shape
+    kv_heads, slots = k_BKSh.shape[1:3]
+    q_BKGQh = q_BHQh.reshape(batch, kv_heads, heads // kv_heads, count, width)
+    scores = jnp.einsum("bkgqh,bksh->bkgqs", q_BKGQh * scale, k_BKSh, preferred_element_type=jnp.float32)
+    return scores.reshape(batch, heads, count, slots)
+
+
+def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
+    batch, heads, count, slots = weights_BHQS.shape
+    kv_heads, width = v_BKSh.shape[1], v_BKSh.shape[3]
+    weights = weights_BHQS.astype(v_BKSh.dtype).reshape(batch, kv_heads, heads // kv_heads, count, slots)
+    return jnp.einsum("bkgqs,bksh->bkgqh", weights, v_BKSh).reshape(batch, heads, count, width)
+
+
+class Attention(nn.Module):
+    """Multi-head causal attention on rows [M, D], M = B * L, with grouped key/value heads.
+
+    `score_bias` (tables, query positions, key positions) -> [B, H, Q, S] is a position scheme's third hook.
+    Returns the output rows and, where there is a cache, the keys and values [B, K, Q, h] to write into it.
+    """
+
+    heads: int
+    kv_heads: int
+    head_width: int
+    scale: float
+    use_bias: bool = False
+    dtype: DType = jnp.float32
+    query_init: Initialiser = fan_in_normal
+    kernel_init: Initialiser = fan_in_normal
+    residual_init: Initialiser = fan_in_normal
+    score_bias: Callable[[Tables, Array, Array], Array] | None = None
+
+    @nn.compact
+    def __call__(self, x_MD: Array, context: Context, cache: LayerCache | None = None):
+        batch, length = context.positions.shape[:2]
+
+        def project(name: str, heads: int, init: Initialiser) -> Array:
+            y = Projection(heads * self.head_width, self.use_bias, self.dtype, init, name=name)(x_MD)
+            return y.reshape(batch, length, heads, self.head_width)
+
+        def biased(queries_BQ: Array, keys_BS: Array) -> Array:
+            return self.score_bias(context.tables, queries_BQ, keys_BS)
+
+        def window_bias(queries: slice, keys: slice) -> Array:
+            return biased(context.positions[:, queries], context.positions[:, keys])
+
+        q_BHLh = rotate(project("query", self.heads, self.query_init), context.rotation).swapaxes(1, 2)
+        k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
+        v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
+        if cache is None:
+            bias = window_bias if self.score_bias else None
+            out_BHLh = causal_attention(
+                q_BHLh, k_BKLh, v_BKLh, scale=self.scale, segments_BL=context.segments, bias=bias
+            )
+        else:
+            bias = biased if self.score_bias else None
+            out_BHLh = cached_attention(q_BHLh, k_BKLh, v_BKLh, cache, scale=self.scale, context=context, bias=bias)
+        out_MD = out_BHLh.swapaxes(1, 2).reshape(batch * length, self.heads * self.head_width)
+        out_MD = Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="output")(out_MD)
+        return out_MD, None if cache is None else (k_BKLh, v_BKLh)

@@ -1,0 +1,138 @@
+"""The small parts that models share: embedding, norms, feed-forward, initialisers and the choice of precision.
+
+Every layer works on matrices [M, D] with M = B * L rows, the shape that matrix products like best, and keeps its
+parameters in float32 whatever it computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.strict import require_choice
+from lm.types import Array
+
+Initialiser = Callable[..., Array]
+DType = Any
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
+GATED: dict[str, Callable[[Array], Array]] = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+INITIALISATIONS = ("scaled", "lecun", "t5")
+
+fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def compute_dtype(name: str) -> DType:
+    """Return the type to compute in: "auto" is float32 on CPU and bfloat16 on accelerators."""
+    require_choice("model.dtype", name, ("auto", "float32", "bfloat16"))
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name).type
+
+
+def unrolled(depth: int) -> bool:
+    """Say whether repeated blocks are best unrolled: on CPU a scanned loop costs a quarter of the step."""
+    return jax.default_backend() == "cpu" and depth <= 8
+
+
+class Initialisers(NamedTuple):
+    """Initialisers by role; `residual` is for the projections that write to the residual stream."""
+
+    embedding: Initialiser
+    query: Initialiser
+    kernel: Initialiser
+    residual: Initialiser
+
+
+def initialisers(name: str, *, depth: int, width: int, head_width: int) -> Initialisers:
+    """Return the initialisers of a named scheme.
+
+    scaled: N(0, 0.02), residual ones over sqrt(2 depth) (Radford et al. 2019). lecun: N(0, 1 / fan in).
+    t5: N(0, 1) embeddings, N(0, 1 / fan in) kernels, queries smaller by sqrt(head width) because the scores
+    are not divided by it (Raffel et al. 2020).
+    """
+    require_choice("model.initialisation", name, INITIALISATIONS)
+    normal = nn.initializers.normal
+    if name == "scaled":
+        return Initialisers(normal(0.02), normal(0.02), normal(0.02), normal(0.02 * (2 * depth) ** -0.5))
+    if name == "lecun":
+        return Initialisers(normal(width**-0.5), fan_in_normal, fan_in_normal, fan_in_normal)
+    return Initialisers(normal(1.0), normal((width * head_width) ** -0.5), fan_in_normal, fan_in_normal)
+
+
+class Embedding(nn.Module):
+    """A table [rows, width]. An id outside the table reads NaN, so that a wrong vocabulary shows in the loss."""
+
+    rows: int
+    width: int
+    dtype: DType = jnp.float32
+    table_init: Initialiser = nn.initializers.normal(0.02)
+
+    def setup(self) -> None:
+        self.table = self.param("table", self.table_init, (self.rows, self.width))
+
+    def __call__(self, ids: Array) -> Array:
+        return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+
+
+class Projection(nn.Module):
+    """A linear map of rows [M, D] to [M, features] with parameters `kernel` and, on demand, `bias`."""
+
+    features: int
+    use_bias: bool = False
+    dtype: DType = jnp.float32
+    kernel_init: Initialiser = fan_in_normal
+
+    @nn.compact
+    def __call__(self, x_MD: Array) -> Array:
+        kernel_DF = self.param("kernel", self.kernel_init, (x_MD.shape[-1], self.features))
+        y_MF = x_MD.astype(self.dtype) @ kernel_DF.astype(self.dtype)
+        if not self.use_bias:
+            return y_MF
+        return y_MF + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm with a scale ("rms"), or layer norm with scale and bias ("layer"), in float32."""
+
+    kind: str = "rms"
+    epsilon: float = 1e-6
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_MD: Array) -> Array:
+        width = x_MD.shape[-1]
+        scale_D = self.param("scale", nn.initializers.ones, (width,))
+        y_MD = x_MD.astype(jnp.float32)
+        if self.kind == "layer":
+            y_MD = y_MD - y_MD.mean(axis=-1, keepdims=True)
+        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D
+        if self.kind == "layer":
+            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))
+        return y_MD.astype(self.dtype)
+
+
+class FeedForward(nn.Module):
+    """Two projections around an activation; swiglu and geglu multiply `up` by an activated `gate`."""
+
+    hidden: int
+    activation: str = "gelu"
+    use_bias: bool = False
+    dtype: DType = jnp.float32
+    kernel_init: Initialiser = fan_in_normal
+    residual_init: Initialiser = fan_in_normal
+
+    @nn.compact
+    def __call__(self, x_MD: Array) -> Array:
+        def project(name: str) -> Array:
+            return Projection(self.hidden, self.use_bias, self.dtype, self.kernel_init, name=name)(x_MD)
+
+        if self.activation in GATED:
+            hidden_MF = GATED[self.activation](project("gate")) * project("up")
+        else:
+            hidden_MF = ACTIVATIONS[self.activation](project("up"))
+        return Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="down")(hidden_MF)

@@ -1,0 +1,281 @@
+"""A decoder transformer whose blocks are one stack of parameters with a leading depth axis.
+
+net = build(TransformerConfig(vocabulary=256, depth=4, width=256))
+params = net.init(jax.random.key(0))
+logits_BLV = net.apply(params, batch).logits
+
+Parameters by path (N depth, D width, F feed-forward width, H h and K h the widths of all query and key/value heads);
+sharding rules, decay masks and growth maps match on these names:
+
+    embedding/table                          [V, D]
+    positions/table                          [rows, D]; [A, rows, D] where separate     Learned
+    positions/bias                           [buckets, H]                               RelativeBias
+    blocks/attention_norm/scale              [N, D]          norm before (pre, both) or after (post) attention
+    blocks/attention/query/kernel            [N, D, H h]
+    blocks/attention/key/kernel              [N, D, K h]
+    blocks/attention/value/kernel            [N, D, K h]
+    blocks/attention/output/kernel           [N, H h, D]
+    blocks/attention_post_norm/scale         [N, D]          norm_place "both"
+    blocks/feedforward_norm/scale            [N, D]          absent in parallel blocks
+    blocks/feedforward/gate/kernel           [N, D, F]       swiglu, geglu
+    blocks/feedforward/up/kernel             [N, D, F]
+    blocks/feedforward/down/kernel           [N, F, D]
+    blocks/feedforward_post_norm/scale       [N, D]          norm_place "both"
+    final_norm/scale                         [D]             norm_place "pre" and "both"
+    head/kernel                              [D, V]          untied
+
+Beside every kernel stands a `bias` where the configuration asks for it, beside every scale where the norm is "layer".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.config import TransformerConfig
+from lm.models import layers
+from lm.models.attention import Attention, Context, LayerCache, Past
+from lm.models.layers import Embedding, FeedForward, Norm, Projection
+from lm.models.positions import Scheme, make_scheme
+from lm.strict import ConfigError, require_choice, require_positive
+from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
+
+
+def resolve(config: TransformerConfig) -> TransformerConfig:
+    """Return the configuration with every derived value filled in; raise ConfigError where it makes no model."""
+    for name in ("vocabulary", "depth", "width", "heads", "norm_epsilon"):
+        require_positive(f"model.{name}", getattr(config, name))
+    for name in ("kv_heads", "head_width", "feedforward"):
+        require_positive(f"model.{name}", 1 if getattr(config, name) is None else getattr(config, name))
+    require_choice("model.activation", config.activation, (*layers.ACTIVATIONS, *layers.GATED))
+    require_choice("model.norm", config.norm, ("rms", "layer"))
+    require_choice("model.norm_place", config.norm_place, ("pre", "post", "both"))
+    require_choice("model.initialisation", config.initialisation, layers.INITIALISATIONS)
+    for name in ("dropout", "embedding_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.head_width is None and config.width % config.heads:
+        raise ConfigError(f"model.width {config.width} is not a multiple of model.heads {config.heads}")
+    kv_heads = config.heads if config.kv_heads is None else config.kv_heads
+    if config.heads % kv_heads:
+        raise ConfigError(f"model.heads {config.heads} is not a multiple of model.kv_heads {kv_heads}")
+    gated_hidden = -(-8 * config.width // 24) * 8
+    hidden = gated_hidden if config.activation in layers.GATED else 4 * config.width
+    resolved = dataclasses.replace(
+        config,
+        kv_heads=kv_heads,
+        head_width=config.head_width or config.width // config.heads,
+        feedforward=config.feedforward or hidden,
+        dtype=layers.compute_dtype(config.dtype).__name__,
+        unroll=layers.unrolled(config.depth) if config.unroll is None else config.unroll,
+    )
+    scheme_of(resolved)
+    return resolved
+
+
+def scheme_of(config: TransformerConfig) -> Scheme:
+    """Return the position scheme of a resolved configuration."""
+    return make_scheme(config.positions, width=config.width, heads=config.heads, head_width=config.head_width)
+
+
+def initialisers_of(config: TransformerConfig) -> layers.Initialisers:
+    """Return the initialisers of a resolved configuration."""
+    return layers.initialisers(
+        config.initialisation, depth=config.depth, width=config.width, head_width=config.head_width
+    )
+
+
+class Block(nn.Module):
+    """Attention and feed-forward around the residual stream x [M, D]; the body of the scan over depth."""
+
+    config: TransformerConfig
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x_MD: Array, cache: LayerCache | None, context: Context) -> tuple[Array, LayerCache | None]:
+        config, scheme, inits = self.config, scheme_of(self.config), initialisers_of(self.config)
+        dtype = jnp.dtype(config.dtype)
+        attention = Attention(
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_width=config.head_width,
+            scale=1.0 if config.initialisation == "t5" else config.head_width**-0.5,
+            use_bias=config.bias,
+            dtype=dtype,
+            query_init=inits.query,
+            kernel_init=inits.kernel,
+            residual_init=inits.residual,
+            score_bias=scheme.bias if scheme.biased else None,
+            name="attention",
+        )
+        feedforward = FeedForward(
+            hidden=config.feedforward,
+            activation=config.activation,
+            use_bias=config.bias,
+            dtype=dtype,
+            kernel_init=inits.kernel,
+            residual_init=inits.residual,
+            name="feedforward",
+        )
+        h_MD = self._enter("attention", x_MD)
+        y_MD, written = attention(h_MD, context, cache)
+        if config.parallel:
+            return self._leave("attention", x_MD, y_MD + feedforward(h_MD)), written
+        x_MD = self._leave("attention", x_MD, y_MD)
+        return self._leave("feedforward", x_MD, feedforward(self._enter("feedforward", x_MD))), written
+
+    def _enter(self, name: str, x_MD: Array) -> Array:
+        return x_MD if self.config.norm_place == "post" else self._norm(f"{name}_norm", x_MD)
+
+    def _leave(self, name: str, x_MD: Array, y_MD: Array) -> Array:
+        x_MD = x_MD + nn.Dropout(self.config.dropout, deterministic=self.deterministic)(y_MD)
+        if self.config.norm_place == "pre":
+            return x_MD
+        return self._norm(f"{name}_norm" if self.config.norm_place == "post" else f"{name}_post_norm", x_MD)
+
+    def _norm(self, name: str, x_MD: Array) -> Array:
+        return Norm(self.config.norm, self.config.norm_epsilon, jnp.dtype(self.config.dtype), name=name)(x_MD)
+
+
+class Transformer(nn.Module):
+    """The whole decoder as a Linen module; `deterministic=False` needs the streams `dropout` and `positions`."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BL: Array,
+        positions: Array,
+        segments_BL: Array | None = None,
+        cache: Cache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Outputs, Cache | None]:
+        config = resolve(self.config)
+        scheme, inits, dtype = scheme_of(config), initialisers_of(config), jnp.dtype(config.dtype)
+        batch, length = tokens_BL.shape
+        if positions.ndim == 3 and not scheme.many_axes:
+            raise ConfigError(f"model.positions {config.positions} takes one axis, got ids of shape {positions.shape}")
+        slots = length if cache is None else cache.tokens["segments"].shape[1]
+        positions = scheme.redraw(positions, slots, None if deterministic else self.make_rng("positions"))
+        tables = Tables(tuple(scheme.shapes().items()), inits.embedding, name="positions")()
+
+        embedding = Embedding(config.vocabulary, config.width, dtype, inits.embedding, name="embedding")
+        x_BLD = embedding(tokens_BL)
+        added_BLD = scheme.embedding(tables, positions)
+        if added_BLD is not None:
+            x_BLD = x_BLD + added_BLD.astype(dtype)
+        x_BLD = nn.Dropout(config.embedding_dropout, deterministic=deterministic)(x_BLD)
+
+        if cache is not None and segments_BL is None:
+            segments_BL = jnp.ones_like(tokens_BL)
+        past = None if cache is None else Past(**cache.tokens, index=cache.index)
+        context = Context(positions, segments_BL, scheme.rotation(positions), tables, past)
+        x_MD = x_BLD.reshape(batch * length, config.width)
+        x_MD, written = _stack(config, deterministic)(x_MD, None if cache is None else cache.layers, context)
+        if config.norm_place != "post":
+            x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
+
+        features_BLD = x_MD.reshape(batch, length, config.width)
+        outputs = self._outputs(config, embedding, features_BLD, inits)
+        return outputs, None if cache is None else _write(cache, written, context)
+
+    def _outputs(self, config: TransformerConfig, embedding: Embedding, features_BLD: Array, inits: Any) -> Outputs:
+        if config.tied:
+            # The rows of a t5 table have norm sqrt(D), where the kernel of a head would have columns of norm 1.
+            scale = config.width**-0.5 if config.initialisation == "t5" else 1.0
+            return Outputs(features_BLD * scale, embedding.table.T)
+        head = Head(config.vocabulary, config.bias, inits.kernel, name="head")
+        return Outputs(features_BLD, *head(config.width))
+
+
+class Tables(nn.Module):
+    """The learned tables of a position scheme."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    table_init: layers.Initialiser
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        return {name: self.param(name, self.table_init, shape) for name, shape in self.shapes}
+
+
+class Head(nn.Module):
+    """An output layer that hands out its parameters, for Outputs to multiply when and where it is wanted."""
+
+    vocabulary: int
+    use_bias: bool
+    kernel_init: layers.Initialiser
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Array, Array | None]:
+        kernel_DV = self.param("kernel", self.kernel_init, (width, self.vocabulary))
+        bias_V = self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.use_bias else None
+        return kernel_DV, bias_V
+
+
+def _stack(config: TransformerConfig, deterministic: bool) -> nn.Module:
+    """Return the blocks as one module whose parameters have a leading depth axis, unrolled or not."""
+    block = nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, nn.broadcast),
+        out_axes=0,
+        length=config.depth,
+        unroll=config.depth if config.unroll else 1,
+    )
+    return scanned(config, deterministic, name="blocks")
+
+
+def _write(cache: Cache, written: LayerCache, context: Context) -> Cache:
+    """Write the new keys and values of all layers, and what is known of the new tokens, at the cache's index."""
+    new_tokens = {"segments": context.segments, "positions": context.positions}
+    at = cache.index
+    return Cache(
+        layers=tuple(
+            jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, 0, at, 0))
+            for old, new in zip(cache.layers, written, strict=True)
+        ),
+        tokens={
+            name: None if old is None else jax.lax.dynamic_update_slice(old, new_tokens[name], (0, at))
+            for name, old in cache.tokens.items()
+        },
+        index=at + context.segments.shape[1],
+    )
+
+
+def transformer_net(config: TransformerConfig) -> Net:
+    """Return a transformer as pure functions; a configuration that makes no model is a ConfigError here."""
+    config = resolve(config)
+    scheme, module = scheme_of(config), Transformer(config)
+
+    @jax.jit
+    def init(key: Key) -> Params:
+        axes = (config.positions.axes,) if getattr(config.positions, "separate", False) else ()
+        return module.init(key, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, *axes), jnp.int32))["params"]
+
+    def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
+        names = ("dropout", "positions")
+        rngs = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+        arguments = (batch.inputs, batch.positions, batch.segments)
+        return module.apply({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
+
+    def cache(batch_size: int, length: int) -> Cache:
+        shape = (config.depth, batch_size, config.kv_heads, length, config.head_width)
+        tokens = jnp.zeros((batch_size, length), jnp.int32)
+        return Cache(
+            layers=(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)),
+            tokens={"segments": tokens, "positions": tokens if scheme.biased else None},
+            index=jnp.zeros((), jnp.int32),
+        )
+
+    def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        return module.apply({"params": params}, batch.inputs, batch.positions, batch.segments, cache)
+
+    return Net(init, apply, cache, extend)
