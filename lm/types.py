@@ -142,6 +142,14 @@ class Evaluation(NamedTuple):
     slices: dict[str, dict[str, dict[str, Rate]]]
     examples: list[dict[str, Any]]
 
+    def figures(self) -> dict[str, Any]:
+        """Return metrics and slices as JSON, each rate as {value, low, high, count}."""
+        slices = {
+            slicing: {name: {metric: rate._asdict() for metric, rate in rates.items()} for name, rates in parts.items()}
+            for slicing, parts in self.slices.items()
+        }
+        return {"metrics": {metric: rate._asdict() for metric, rate in self.metrics.items()}, "slices": slices}
+
 
 class Candidates(NamedTuple):
     """Sampled continuations: C for each of B prompts, padded after their end.

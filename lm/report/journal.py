@@ -109,11 +109,7 @@ class Journal:
             "slices": {},
         }
         if evaluation is not None:
-            summary["metrics"] = {name: rate._asdict() for name, rate in evaluation.metrics.items()}
-            summary["slices"] = {
-                slicing: {at: {n: r._asdict() for n, r in rates.items()} for at, rates in slices.items()}
-                for slicing, slices in evaluation.slices.items()
-            }
+            summary |= evaluation.figures()
         if self.folder is not None:
             self.folder.path("summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
             self.say(f"report: {write_report(self.folder.path('.'))}")
