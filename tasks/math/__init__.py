@@ -1,0 +1,1 @@
+"""Word problems answered by short Python programs: generator, interpreter, scorers, GSM8K."""
