@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -98,20 +100,18 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        if self._manager is None:
-            self._manager = self._open()
-        newest = self._manager.latest_step()
-        if newest is not None and step <= newest:
-            if step in self._manager.all_steps():
-                return
-            raise UserError(f"step {step} lies before the newest checkpoint {newest} in {self.directory}")
         self._saving = step
         meta = {"format": FORMAT, "step": step, "recipe": recipe_json, "leaves": _leaves(state)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
-            self._manager.save(step, args=items)
+            self._manager = self._manager or self._open()
+            newest = self._manager.latest_step()
+            if newest is None or step > newest:
+                self._manager.save(step, args=items)
         except (OSError, ValueError) as error:
             raise self._unwritten(error) from error
+        if newest is not None and step < newest and step not in self._manager.all_steps():
+            raise UserError(f"step {step} lies before the newest checkpoint {newest} in {self.directory}")
 
     def check(self) -> None:
         """Raise Unusable where a background save has failed; a save under way is not waited for."""
@@ -129,13 +129,17 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish the save under way and let go; raises Unusable where it failed."""
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
 
     def _unwritten(self, error: Exception) -> Unusable:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        # tensorstore wraps what the system said in a paragraph of paths
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else str(error).split("\n")[0] or type(error).__name__
         return Unusable(f"checkpoint {self._saving} could not be written to {self.directory}: {reason}")
 
     def _open(self) -> Any:
@@ -150,6 +154,7 @@ class Checkpoints:
             return 0
 
         _agree(set_aside)
+        logging.getLogger("absl").addFilter(_not_orbax)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             cleanup_tmp_directories=True,
@@ -269,6 +274,11 @@ def damage(folder: Path) -> str | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    # Orbax logs each failure with pages of traceback from every thread; wait() raises it once, as a sentence.
+    return "orbax" not in record.pathname
 
 
 def _is_stray(path: Path) -> bool:

@@ -1,0 +1,183 @@
+"""The run folder: one directory that says what was run, how it went and where it stands.
+
+    with RunFolder("runs/flip_flop", resume="auto") as folder:
+        folder.write_recipe(to_json(recipe))
+        folder.stamp({"seed": 0, **source.facts})
+        folder.status("running", step=0)
+
+Holds recipe.json stamp.json status.json log.txt run.lock, and what others write under `path`: metrics.jsonl
+samples.jsonl summary.json events.out.tfevents.* checkpoints/STEP/ report.html.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lm.exits import ExitError, UserError
+from lm.strict import require_choice
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers")
+
+
+class RunFolder:
+    """The run folder of one run, held by a lock while the context lasts.
+
+    `resume` "must" refuses a folder without a run, "never" one with a run. In a run of several processes the
+    first one alone has a RunFolder. Raises UserError where the folder cannot be used or is in use.
+    """
+
+    def __init__(self, workdir: str | Path, resume: str = "auto"):
+        require_choice("resume", resume, ("auto", "must", "never"))
+        if ":/" in str(workdir):  # what pathlib leaves of gs://bucket
+            raise UserError(f"workdir {workdir} is not a local path; mount the bucket and name the mounted folder")
+        self.folder = Path(workdir)
+        self._resume = resume
+        self._lock: Any = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path("run.lock"), "a+")  # noqa: SIM115 (held until __exit__)
+        except OSError as error:
+            raise UserError(f"workdir {self.folder} cannot be written: {error.strerror}") from None
+        try:
+            self._acquire()
+            self._check_resume()
+        except UserError:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            state = error.label if isinstance(error, ExitError) and error.label != "error" else "failed"
+            self.status(state, error=str(error) or type(error).__name__)
+        self._lock.truncate(0)
+        self._lock.close()
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the run."""
+        return self.folder / name
+
+    def read_recipe(self) -> str | None:
+        """Return the recipe of the run as JSON, or None where none was written yet."""
+        path = self.path("recipe.json")
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def write_recipe(self, json_text: str) -> None:
+        """Write recipe.json."""
+        self._write("recipe.json", json_text)
+
+    def stamp(self, facts: dict[str, Any]) -> None:
+        """Write stamp.json: facts (seed, data), commit, versions, devices, arguments, and the starts before."""
+        path = self.path("stamp.json")
+        earlier = []
+        if path.exists():
+            last = json.loads(path.read_text(encoding="utf-8"))
+            earlier = [*last["earlier"], {name: last[name] for name in ("date", "commit", "dirty", "argv")}]
+        self.write_json("stamp.json", {**provenance(), **facts, "earlier": earlier})
+
+    def status(self, state: str, **facts: Any) -> None:
+        """Write status.json: running, done, preempted, diverged, unusable or failed, when, and the facts."""
+        self.write_json("status.json", {"state": state, "date": _now(), "pid": os.getpid(), **facts})
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt with the time before it."""
+        with self.path("log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{_now()} {line}\n")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file at once: a reader sees the old file or the new one."""
+        self._write(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.path(name)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+    def _acquire(self) -> None:
+        # The kernel lets go of flock when its holder dies, so on one host no lock outlives its run. Between
+        # hosts that share a disk flock may not reach, so there the name in the file counts.
+        self._lock.seek(0)
+        holder = self._lock.read().strip()
+        advice = f"if that run is gone, delete {self.path('run.lock')}"
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"workdir {self.folder} is in use by {holder}") from None
+        if holder and not holder.endswith(f" on {socket.gethostname()}"):
+            raise UserError(f"workdir {self.folder} is in use by {holder}; {advice}")
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        if holder:
+            self.log(f"took over the lock that {holder} left behind")
+
+    def _check_resume(self) -> None:
+        has_run = self.path("recipe.json").exists()
+        if self._resume == "must" and not has_run:
+            raise UserError(f"resume is 'must' and workdir {self.folder} holds no run")
+        if self._resume == "never" and has_run:
+            raise UserError(f"resume is 'never' and workdir {self.folder} holds a run; name another folder")
+
+
+def provenance() -> dict[str, Any]:
+    """Return where a run comes from: date, commit, versions, devices, host, arguments."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "date": _now(),
+        **_commit(Path(__file__).resolve().parents[2]),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "argv": sys.argv,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit(root: Path) -> dict[str, Any]:
+    """Return the commit of the tree that holds this code, and a digest of what differs from it.
+
+    All None where the code is installed rather than checked out.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
+        return done.stdout.decode(errors="replace")
+
+    try:
+        git("ls-files", "--error-unmatch", "lm/report/folder.py")
+        difference = git("status", "--porcelain") + git("diff", "HEAD")
+        commit = git("rev-parse", "HEAD").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None, "difference": None}
+    digest = hashlib.sha256(difference.encode()).hexdigest() if difference else None
+    return {"commit": commit, "dirty": bool(difference), "difference": digest}
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

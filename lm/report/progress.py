@@ -1,0 +1,37 @@
+"""The progress line: `step 120/1000  loss 0.4312  45.1k tokens/s  ETA 0:02:10`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+
+class Progress:
+    """Speak of the loss, the speed since the line before, and the time that is left at that speed.
+
+    The first line covers the compilation too, so its time left is an upper bound.
+    """
+
+    def __init__(self, total: int, tokens_per_step: float, start: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._total = total
+        self._tokens_per_step = tokens_per_step
+        self._clock = clock
+        self._last = start, clock()
+
+    def line(self, step: int, loss: float) -> str:
+        """Return the line of a step."""
+        now = self._clock()
+        steps, seconds = step - self._last[0], now - self._last[1]
+        self._last = step, now
+        per_second = steps / max(seconds, 1e-9)
+        left = timedelta(seconds=round((self._total - step) / per_second)) if per_second > 0 else "unknown"
+        speed = _short(per_second * self._tokens_per_step)
+        return f"step {step}/{self._total}  loss {loss:.4f}  {speed} tokens/s  ETA {left}"
+
+
+def _short(value: float) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
