@@ -1,9 +1,10 @@
-"""Pure parts that samplers are built from: fractions and digits out of random bits, ragged concatenation."""
+"""Pure parts that samplers are built from: numbers out of random bits, running memory, ragged concatenation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from lm.types import Array
@@ -15,32 +16,39 @@ def fraction(bits: Array) -> Array:
 
 
 def below(bits: Array, limit: Array | int) -> Array:
-    """Return integers uniform over 0..limit-1 (limit <= 256) from the upper 24 of 32 random bits."""
-    return (((bits >> 8) * jnp.uint32(limit)) >> 24).astype(jnp.int32)
+    """Return integers uniform over 0..limit-1 (limit <= 65536) out of 32 random bits each."""
+    limit = jnp.asarray(limit, jnp.uint32)
+    upper, lower = (bits >> 16) * limit, (bits & 0xFFFF) * limit
+    return ((upper + (lower >> 16)) >> 16).astype(jnp.int32)
 
 
-def digits_from_bits(bits: Array, count: int) -> Array:
-    """Return the first `count` decimals of the random fractions bits / 2^32, [..., count]; at most 3 are even.
-
-    The least likely digit triple is 4e-6 less likely than the likeliest.
-    """
-    fractions, decimals = bits >> 4, []
-    for _ in range(count):
-        product = fractions * 10
-        decimals.append(product >> 28)
-        fractions = product & jnp.uint32(2**28 - 1)
-    return jnp.stack(decimals, axis=-1).astype(jnp.int32)
+def numeral(bits_W: Array, length: Array | int) -> Array:
+    """Return W digits, units first, of a number uniform over those with `length` digits; 0 has one digit."""
+    order_W = jnp.arange(bits_W.shape[0])
+    leading_W = (order_W == length - 1) & (length > 1)
+    digits_W = below(bits_W, jnp.where(leading_W, 9, 10)) + leading_W
+    return jnp.where(order_W < length, digits_W, 0)
 
 
-def concatenate(
-    parts: Sequence[Array], first: Sequence[Array | int], lengths: Sequence[Array | int], size: int
-) -> Array:
-    """Join parts[k][first[k] : first[k] + lengths[k]] into [size, ...], zero beyond the end; lengths may be traced."""
+def add_digits(a_W: Array, b_W: Array) -> Array:
+    """Return the W + 1 digits of a sum, units first; a carry runs on from the latest pair that is not 9 in sum."""
+    sums_W = a_W + b_W
+    carries_W = latest(sums_W > 9, sums_W != 9)
+    return (jnp.pad(sums_W, (0, 1)) + jnp.pad(carries_W, (1, 0))) % 10
+
+
+def latest(bits_L: Array, written_L: Array) -> Array:
+    """Return at every place the bit at the latest written place up to and including it; 0 before the first."""
+    marks_L = 2 * jnp.arange(1, bits_L.shape[0] + 1) + bits_L
+    return jax.lax.cummax(jnp.where(written_L, marks_L, 0)) & 1
+
+
+def concatenate(parts: Sequence[Array], lengths: Sequence[Array | int], size: int, padding: int = 0) -> Array:
+    """Join the first lengths[k] entries of each parts[k] into [size], then padding; lengths may be traced."""
     order = jnp.arange(size)
-    index, start, offset = order, 0, 0
-    for part, skip, length in zip(parts, first, lengths, strict=True):
-        index = jnp.where(order >= start, order - start + offset + skip, index)
-        start, offset = start + length, offset + part.shape[0]
-    index = jnp.where(order >= start, offset, index)
-    padding = jnp.zeros((1, *parts[0].shape[1:]), parts[0].dtype)
-    return jnp.concatenate([*parts, padding])[index]
+    index, end, skipped = order, 0, 0
+    for part, length in zip(parts, lengths, strict=True):
+        end, skipped = end + length, skipped + part.shape[0] - length
+        index = jnp.where(order >= end, order + skipped, index)
+    index = jnp.where(order >= end, sum(part.shape[0] for part in parts), index)
+    return jnp.concatenate([*parts, jnp.full(1, padding)])[index]

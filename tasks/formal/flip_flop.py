@@ -32,7 +32,7 @@ import numpy as np
 from lm.config import Learned, OptimizerConfig, Recipe, RNNConfig, TrainConfig, TransformerConfig
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key, Mean
-from tasks.build import fraction
+from tasks.build import fraction, latest
 from tasks.score import masked
 from tasks.task import Task, next_token
 
@@ -129,11 +129,6 @@ class FlipFlop(Task):
     def spell(self, tokens: Sequence[int]) -> str:
         names = NAMES if self.form == "tokens" else SYMBOLS
         return " ".join(names[t] for t in tokens)
-
-
-def latest(values_L: Array, written_L: Array) -> Array:
-    """Return at every place the bit at the latest written place up to and including it; the first is written."""
-    return jax.lax.cummax(jnp.where(written_L, 2 * jnp.arange(values_L.shape[0]) + values_L, 0)) & 1
 
 
 def flip_flop_cpu() -> Recipe:

@@ -110,8 +110,11 @@ class ModularArithmetic(Task):
         rows = jnp.asarray(self.split()[0])
         return self._example(rows[jax.random.randint(key, (), 0, self.train_rows)])
 
+    def sample_test(self, key: Key, size: Array) -> Example:
+        return self.test_example(key, jax.random.randint(key, (), 0, self.test_count), size)
+
     def test_example(self, key: Key, index: Array, size: Array) -> Example:
-        return self._example(jnp.asarray(self.split()[1])[jnp.minimum(index, self.test_count - 1)])
+        return self._example(jnp.asarray(self.split()[1])[index])
 
     def draw(self, key: Key, batch_size: int) -> Batch:
         if batch_size == self.train_rows:
