@@ -1,0 +1,33 @@
+"""Text and tokens on disk: what turns files into batches. Names load when they are first used.
+
+codec:          Codec, SPECIALS
+packing:        Document, pack
+corpus:         build_corpus, Corpus
+jsonl:          read_jsonl
+decontaminate:  remove_contaminated, Collision
+"""
+
+from importlib import import_module
+from typing import Any
+
+SURFACE = {
+    "Codec": "codec",
+    "SPECIALS": "codec",
+    "Document": "packing",
+    "pack": "packing",
+    "build_corpus": "corpus",
+    "Corpus": "corpus",
+    "read_jsonl": "jsonl",
+    "remove_contaminated": "decontaminate",
+    "Collision": "decontaminate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in SURFACE:
+        return getattr(import_module(f"lm.data.{SURFACE[name]}"), name)
+    raise AttributeError(f"module 'lm.data' has no attribute {name!r} (names: {', '.join(SURFACE)})")
+
+
+def __dir__() -> list[str]:
+    return list(SURFACE)
