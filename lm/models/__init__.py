@@ -7,10 +7,12 @@ The modules behind them are plain Flax Linen modules, for use on their own:
 
 from __future__ import annotations
 
-from lm.config import ModelConfig, TransformerConfig
+from lm.config import MLPConfig, ModelConfig, RNNConfig, TransformerConfig
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
+from lm.models.mlp import MLP, mlp_net
 from lm.models.positions import Scheme, make_scheme, rotate
+from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
 from lm.strict import ConfigError
 from lm.types import Net
@@ -18,16 +20,16 @@ from lm.types import Net
 __all__ = [
     "build",
     # whole models
-    "Transformer", "Block",
+    "MLP", "RNN", "Transformer",
     # layers
-    "Attention", "Embedding", "FeedForward", "Norm", "Projection",
+    "Attention", "Block", "Embedding", "FeedForward", "Norm", "Projection",
     # functions of arrays
     "blocked_attention", "causal_attention", "plain_attention", "rotate",
     # positions
     "Scheme", "make_scheme",
 ]  # fmt: skip
 
-NETS = {TransformerConfig: transformer_net}
+NETS = {TransformerConfig: transformer_net, RNNConfig: rnn_net, MLPConfig: mlp_net}
 
 
 def build(config: ModelConfig) -> Net:

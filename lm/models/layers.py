@@ -26,12 +26,12 @@ INITIALISATIONS = ("scaled", "lecun", "t5")
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
-def compute_dtype(name: str) -> DType:
-    """Return the type to compute in: "auto" is float32 on CPU and bfloat16 on accelerators."""
+def compute_dtype(name: str) -> str:
+    """Return the name of the type to compute in: "auto" is float32 on CPU and bfloat16 on accelerators."""
     require_choice("model.dtype", name, ("auto", "float32", "bfloat16"))
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name).type
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def unrolled(depth: int) -> bool:
@@ -94,6 +94,19 @@ class Projection(nn.Module):
         if not self.use_bias:
             return y_MF
         return y_MF + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+
+
+class Weights(nn.Module):
+    """The parameters of a linear map, handed out to be applied where and when they are wanted."""
+
+    features: int
+    use_bias: bool = False
+    kernel_init: Initialiser = fan_in_normal
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Array, Array | None]:
+        kernel_DF = self.param("kernel", self.kernel_init, (width, self.features))
+        return kernel_DF, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
 
 
 class Norm(nn.Module):

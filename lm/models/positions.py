@@ -127,7 +127,7 @@ class ALiBiScheme(Scheme):
 
     def bias(self, tables: Tables, queries_BQ: Array, keys_BS: Array) -> Array:
         distance_BQS = jnp.abs(queries_BQ[:, :, None] - keys_BS[:, None, :]).astype(jnp.float32)
-        return -jnp.asarray(alibi_slopes(self.heads))[:, None, None] * distance_BQS[:, None]
+        return -jnp.asarray(alibi_slopes(self.heads))[None, :, None, None] * distance_BQS[:, None]
 
 
 @dataclass(frozen=True)
@@ -236,4 +236,4 @@ def alibi_slopes(heads: int) -> list[float]:
 
 def _angles(positions_BL: Array, count: int, base: float) -> Array:
     frequencies_R = base ** (-jnp.arange(count, dtype=jnp.float32) / count)
-    return positions_BL[..., None].astype(jnp.float32) * frequencies_R
+    return positions_BL[..., None].astype(jnp.float32) * frequencies_R[None, None]

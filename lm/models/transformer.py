@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from lm.config import TransformerConfig
 from lm.models import layers
 from lm.models.attention import Attention, Context, LayerCache, Past
-from lm.models.layers import Embedding, FeedForward, Norm, Projection
+from lm.models.layers import Embedding, FeedForward, Norm, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
@@ -70,7 +70,7 @@ def resolve(config: TransformerConfig) -> TransformerConfig:
         kv_heads=kv_heads,
         head_width=config.head_width or config.width // config.heads,
         feedforward=config.feedforward or hidden,
-        dtype=layers.compute_dtype(config.dtype).__name__,
+        dtype=layers.compute_dtype(config.dtype),
         unroll=layers.unrolled(config.depth) if config.unroll is None else config.unroll,
     )
     scheme_of(resolved)
@@ -189,7 +189,7 @@ class Transformer(nn.Module):
             # The rows of a t5 table have norm sqrt(D), where the kernel of a head would have columns of norm 1.
             scale = config.width**-0.5 if config.initialisation == "t5" else 1.0
             return Outputs(features_BLD * scale, embedding.table.T)
-        head = Head(config.vocabulary, config.bias, inits.kernel, name="head")
+        head = Weights(config.vocabulary, config.bias, inits.kernel, name="head")
         return Outputs(features_BLD, *head(config.width))
 
 
@@ -202,20 +202,6 @@ class Tables(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Array]:
         return {name: self.param(name, self.table_init, shape) for name, shape in self.shapes}
-
-
-class Head(nn.Module):
-    """An output layer that hands out its parameters, for Outputs to multiply when and where it is wanted."""
-
-    vocabulary: int
-    use_bias: bool
-    kernel_init: layers.Initialiser
-
-    @nn.compact
-    def __call__(self, width: int) -> tuple[Array, Array | None]:
-        kernel_DV = self.param("kernel", self.kernel_init, (width, self.vocabulary))
-        bias_V = self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.use_bias else None
-        return kernel_DV, bias_V
 
 
 def _stack(config: TransformerConfig, deterministic: bool) -> nn.Module:

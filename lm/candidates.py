@@ -1,0 +1,75 @@
+"""Choosing an answer among candidates, and what many candidates are worth: pure functions of Python values.
+
+majority_vote([Fraction(1, 2), 3, 0.5, None])  ->  Fraction(1, 2)
+pass_at_k(samples=4, correct=1, k=2)  ->  0.5
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from numbers import Real
+from typing import Any
+
+from lm.strict import ConfigError
+
+DECIMALS = 3  # answers that agree to so many decimals are one answer
+
+
+def majority_vote(answers: Sequence[Any]) -> Any:
+    """Return the most frequent number, ties to the first seen; what is no number does not vote (None if none does)."""
+    return _vote(answers, [1.0] * len(answers))
+
+
+def weighted_vote(answers: Sequence[Any], scores: Sequence[float]) -> Any:
+    """Return the number with the largest sum of sigmoid(score) over the candidates that gave it."""
+    return _vote(answers, [0.5 * (1 + math.tanh(score / 2)) for score in scores])
+
+
+def best_score(answers: Sequence[Any], scores: Sequence[float]) -> Any:
+    """Return the answer of the candidate with the highest score, ties to the first."""
+    return answers[max(range(len(scores)), key=scores.__getitem__)]
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Return the chance that k of the samples, drawn without return, hold a correct one: 1 - C(n-c, k) / C(n, k).
+
+    Unbiased for the chance that k fresh samples do (Chen et al. 2021, section 2.1).
+    """
+    _check_subset(samples, k)
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def best_at_k(correct: Sequence[bool], scores: Sequence[float], k: int) -> float:
+    """Return the chance that the best-scored of k samples, drawn without return, is correct.
+
+    The sample of rank j wins with probability C(n-j, k-1) / C(n, k); equal scores share their ranks.
+    """
+    samples = len(correct)
+    _check_subset(samples, k)
+    wins = [math.comb(samples - rank, k - 1) / math.comb(samples, k) for rank in range(1, samples + 1)]
+    order = sorted(range(samples), key=scores.__getitem__, reverse=True)
+    total, rank = 0.0, 0
+    for _, group in groupby(order, key=scores.__getitem__):
+        members = list(group)
+        share = sum(wins[rank : rank + len(members)]) / len(members)
+        total += share * sum(bool(correct[i]) for i in members)
+        rank += len(members)
+    return total
+
+
+def _vote(answers: Sequence[Any], weights: Sequence[float]) -> Any:
+    votes: dict[Any, float] = {}
+    spoken: dict[Any, Any] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if isinstance(answer, Real) and math.isfinite(answer):
+            ballot = round(answer, DECIMALS)
+            votes[ballot] = votes.get(ballot, 0.0) + weight
+            spoken.setdefault(ballot, answer)
+    return spoken[max(votes, key=votes.__getitem__)] if votes else None
+
+
+def _check_subset(samples: int, k: int) -> None:
+    if not 1 <= k <= samples:
+        raise ConfigError(f"k must lie between 1 and the number of samples {samples}, got {k}")
