@@ -1,0 +1,209 @@
+"""Charts as SVG text: lines with axes, intervals as whiskers, bars. No script, no font, nothing to load.
+
+    line_chart([Series("loss", steps, losses)], x_label="step", y_label="loss", log=True)
+
+Colours are CSS variables with a fallback, so a chart follows the page around it and also stands alone.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 560, 270
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 30, 44
+INK, SOFT, GRID, SHADE = "var(--ink,#1c211f)", "var(--soft,#66706b)", "var(--line,#dfe4e1)", "var(--shade,#eef3f0)"
+COLOURS = tuple(
+    f"var(--s{i},{fallback})" for i, fallback in enumerate(("#2c7a55", "#b4642d", "#4a68a8", "#8a4f8f", "#7a7a2c"))
+)
+MOST_POINTS = 600
+
+
+class Series(NamedTuple):
+    """A line of a chart; with `low` and `high` every point carries a whisker."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+class Scale(NamedTuple):
+    """A map from values to pixels, linear or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+
+    def __call__(self, value: float) -> float:
+        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    y_range: tuple[float, float] | None = None,
+    percent: bool = False,
+    shaded: tuple[float, float] | None = None,
+) -> str:
+    """Return a chart of several lines over one axis.
+
+    Values that are not finite are left out. `log` makes the y axis logarithmic and leaves out what is not
+    positive, `shaded` marks a range of x as the one trained on, `percent` writes 0.5 as 50 %.
+    """
+    series = [_thin(_drawable(s, log)) for s in series]
+    xs = [x for s in series for x in s.x] + list(shaded or ())
+    ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]
+    if not ys:
+        return _svg(_text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle"), y_label)
+    x_ticks, x_scale = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, False, snug=True)
+    low, high = y_range or (min(ys), max(ys))
+    y_ticks, y_scale = _axis(low, high, HEIGHT - BOTTOM, TOP, log, snug=y_range is not None)
+
+    parts = []
+    if shaded:
+        left, right = x_scale(shaded[0]), x_scale(shaded[1])
+        width = max(right - left, 2)
+        parts.append(
+            f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - BOTTOM - TOP}" {_fill(SHADE)}/>'
+        )
+        parts.append(_text(left + 5, HEIGHT - BOTTOM - 7, "trained on"))
+    for tick in y_ticks:
+        parts.append(_line(LEFT, y_scale(tick), WIDTH - RIGHT, y_scale(tick), GRID))
+        parts.append(_text(LEFT - 8, y_scale(tick) + 4, f"{100 * tick:g} %" if percent else _short(tick), "end"))
+    parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, SOFT))
+    for tick in x_ticks:
+        parts.append(_line(x_scale(tick), HEIGHT - BOTTOM, x_scale(tick), HEIGHT - BOTTOM + 4, SOFT))
+        parts.append(_text(x_scale(tick), HEIGHT - BOTTOM + 17, _short(tick), "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", SOFT))
+    for index, s in enumerate(series):
+        parts += _draw(s, COLOURS[index % len(COLOURS)], x_scale, y_scale)
+    parts += _legend([s.name for s in series], y_label)
+    return _svg("".join(parts), f"{y_label} over {x_label}")
+
+
+def bar_chart(labels: Sequence[str], values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> str:
+    """Return horizontal bars from 0 to 100 %, each with its interval as a whisker."""
+    left, row = 165, 26
+    scale = Scale(0.0, 1.0, left, WIDTH - 70, False)
+    parts = []
+    for index, (label, value, low, high) in enumerate(zip(labels, values, lows, highs, strict=True)):
+        y = 8 + row * index
+        parts.append(f'<rect x="{left}" y="{y}" width="{scale(1) - left:.1f}" height="14" {_fill(SHADE)}/>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{scale(value) - left:.1f}" height="14" {_fill(COLOURS[0])}/>')
+        parts.append(_line(scale(low), y + 7, scale(high), y + 7, INK))
+        parts += [_line(scale(end), y + 3, scale(end), y + 11, INK) for end in (low, high)]
+        parts.append(_text(left - 8, y + 11, label if len(label) <= 24 else f"{label[:23]}…", "end"))
+        parts.append(_text(WIDTH, y + 11, f"{100 * value:.1f} %", "end", INK))
+    return _svg("".join(parts), "share right with interval", height=8 + row * len(labels))
+
+
+def standalone(svg: str) -> str:
+    """Return a chart as the text of an .svg file."""
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+
+
+def ticks(low: float, high: float, count: int = 7) -> list[float]:
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten apart) that lie in [low, high]."""
+    raw = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+
+
+def _axis(low: float, high: float, start: float, end: float, log: bool, snug: bool) -> tuple[list[float], Scale]:
+    """Return the ticks and the scale of an axis; one that is not snug reaches a little beyond the values."""
+    if log:
+        low, high = low / 1.1, high * 1.1
+        factors = (1, 2, 5) if high / low < 100 else (1,)
+        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        marks = [f * 10.0**e for e in exponents for f in factors if low <= f * 10.0**e <= high]
+        return marks[:: len(marks) // 8 + 1], Scale(low, high, start, end, True)
+    if high - low < 1e-12 * max(abs(low), abs(high), 1e-300):
+        reach = abs(low) / 2 or 0.5
+        low, high = low - reach, high + reach
+    elif not snug:
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    return ticks(low, high), Scale(low, high, start, end, False)
+
+
+def _drawable(s: Series, log: bool) -> Series:
+    """Keep the points that have a place on the axis."""
+    kept = [i for i, y in enumerate(s.y) if math.isfinite(y) and (y > 0 or not log)]
+    columns = [None if column is None else [float(column[i]) for i in kept] for column in s[1:]]
+    return Series(s.name, columns[0] or [], columns[1] or [], columns[2], columns[3])
+
+
+def _thin(s: Series) -> Series:
+    """Keep the lowest and the highest point of each stretch of a long line, so that no spike is lost."""
+    if len(s.x) <= MOST_POINTS or s.low is not None:
+        return s
+    stretch = math.ceil(2 * len(s.x) / MOST_POINTS)
+    kept = []
+    for start in range(0, len(s.x), stretch):
+        indices = range(start, min(start + stretch, len(s.x)))
+        kept += sorted({min(indices, key=s.y.__getitem__), max(indices, key=s.y.__getitem__)})
+    return Series(s.name, [s.x[i] for i in kept], [s.y[i] for i in kept])
+
+
+def _draw(s: Series, colour: str, x_scale: Scale, y_scale: Scale) -> list[str]:
+    points = [(x_scale(x), y_scale(y)) for x, y in zip(s.x, s.y, strict=True)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    parts = [f'<polyline points="{path}" style="fill:none;stroke:{colour};stroke-width:1.6;stroke-linejoin:round"/>']
+    if s.low is not None and s.high is not None:
+        for (x, _), low, high in zip(points, s.low, s.high, strict=True):
+            parts.append(_line(x, y_scale(low), x, y_scale(high), colour))
+            parts += [_line(x - 3, y_scale(end), x + 3, y_scale(end), colour) for end in (low, high)]
+    if len(points) <= 40:
+        for (x, y), at, value in zip(points, s.x, s.y, strict=True):
+            title = html.escape(f"{s.name}: {value:.6g} at {at:g}")
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" {_fill(colour)}><title>{title}</title></circle>')
+    return parts
+
+
+def _legend(names: Sequence[str], y_label: str) -> list[str]:
+    if len(names) == 1:
+        return [_text(LEFT, 16, y_label, colour=INK, weight=600)]
+    parts, x = [], LEFT
+    for index, name in enumerate(names):
+        parts.append(f'<rect x="{x}" y="8" width="10" height="10" rx="2" {_fill(COLOURS[index % len(COLOURS)])}/>')
+        parts.append(_text(x + 15, 17, name, colour=INK))
+        x += 15 + 7 * len(name) + 18
+    return parts
+
+
+def _svg(body: str, label: str, height: float = HEIGHT) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{html.escape(label)}" '
+        f'style="font:12px system-ui,sans-serif;font-variant-numeric:tabular-nums">{body}</svg>'
+    )
+
+
+def _fill(colour: str) -> str:
+    return f'style="fill:{colour}"'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" style="stroke:{colour}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = SOFT, weight: int = 400) -> str:
+    style = f"fill:{colour};font-weight:{weight}"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{html.escape(text)}</text>'
+
+
+def _short(value: float) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= unit:
+            return f"{value / (1e3 if name == 'k' else unit):g}{name}"
+    return f"{value:g}"

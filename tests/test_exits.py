@@ -1,0 +1,47 @@
+"""The exit codes are a contract, and a user's mistake is one line."""
+
+import sys
+
+import pytest
+
+from lm.exits import Diverged, Preempted, Unusable, UserError, main_guard
+from lm.strict import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (None, 0, ""),
+        (UserError("no file x;\n  there is y"), 2, "error: no file x; there is y\n"),
+        (ConfigError("train.steps must be positive, got 0"), 2, "error: train.steps must be positive, got 0\n"),
+        (Diverged("at step 7"), 3, "diverged: at step 7\n"),
+        (Unusable("step 7 is damaged"), 4, "unusable: step 7 is damaged\n"),
+        (Preempted("saved step 7"), 75, "preempted: saved step 7\n"),
+        (KeyboardInterrupt(), 1, "interrupted\n"),
+    ],
+)
+def test_an_end_has_one_line_and_its_code(monkeypatch, capsys, error, code, line):
+    seen = []
+
+    def main(argv):
+        seen.append(argv)
+        if error is not None:
+            raise error
+
+    for flags in ([], ["--debug"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", "copy", *flags, "--until", "3"])
+        with pytest.raises(SystemExit) as end:
+            main_guard(main)
+        assert end.value.code == code
+        text = capsys.readouterr().err
+        assert text.endswith(line)
+        assert ("Traceback" in text) == (bool(flags) and code > 1)
+    assert seen == [["copy", "--until", "3"]] * 2
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as end:
+        main_guard(lambda argv: 1 / 0)
+    assert end.value.code == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
