@@ -76,18 +76,23 @@ class Step:
 
 
 def between(low: int, high: int) -> Draw:
+    """Draw any number of an inclusive range."""
     return lambda rng, x: rng.randint(low, high)
 
 
 def below(rng: Random, x: Fraction) -> int | None:
+    """Draw less than there is."""
     return rng.randint(2, min(int(x) - 1, 60)) if x >= 3 else None
 
 
 def factor(rng: Random, x: Fraction) -> int | None:
+    """Draw a factor that keeps the product within bounds."""
     return rng.randint(2, 6) if x * 6 <= LARGEST else None
 
 
 def divisor(low: int, high: int) -> Draw:
+    """Draw a number that divides the quantity."""
+
     def draw(rng: Random, x: Fraction) -> int | None:
         choices = [d for d in range(low, high + 1) if x % d == 0 and x > 0]
         return rng.choice(choices) if choices else None
@@ -96,22 +101,26 @@ def divisor(low: int, high: int) -> Draw:
 
 
 def percentage(rng: Random, x: Fraction) -> int | None:
+    """Draw a percentage that comes to an integer."""
     choices = [p for p in (5, 10, 20, 25, 30, 40, 50, 60, 75, 80) if x * p % 100 == 0 and x > 0]
     return rng.choice(choices) if choices else None
 
 
 def price(rng: Random, x: Fraction) -> int | Fraction | None:
+    """Draw a price for each; one in ten has cents."""
     if x * 20 > LARGEST:
         return None
     return Fraction(rng.randint(2, 19), 4) if rng.random() < 0.1 else rng.randint(2, 20)
 
 
 def bill(rng: Random, x: Fraction) -> int | None:
+    """Draw a bill that pays the price."""
     choices = [b for b in (10, 20, 50, 100, 200, 500) if x < b]
     return rng.choice(choices[:2]) if choices else None
 
 
 def percent(x: Term, n: Term) -> Term:
+    """Return n percent of a quantity."""
     return x * n / Term.literal(100)
 
 
