@@ -75,7 +75,7 @@ class Outputs(NamedTuple):
         if self.head is None:
             return self.features.astype(jnp.float32)
         logits = jnp.matmul(self.features, self.head.astype(self.features.dtype), preferred_element_type=jnp.float32)
-        return logits if self.bias is None else logits + self.bias.astype(jnp.float32)
+        return logits if self.bias is None else logits + self.bias.astype(jnp.float32)[None, None]
 
 
 class Cache(NamedTuple):

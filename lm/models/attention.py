@@ -78,9 +78,9 @@ def blocked_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=N
 def _attend_window(q_BHLh, k_BKLh, v_BKLh, window: slice, scale, segments_BL, bias) -> Array:
     """Attend from the queries of one window to all keys up to its end."""
     seen = slice(0, window.stop)
-    allowed = jnp.arange(window.start, window.stop)[:, None] >= jnp.arange(window.stop)
+    allowed = jnp.arange(window.start, window.stop)[None, None, :, None] >= jnp.arange(window.stop)[None, None, None]
     if segments_BL is not None:
-        allowed = allowed & _same_segment(segments_BL[:, window], segments_BL[:, seen])[:, None]
+        allowed = allowed & _same_segment(segments_BL[:, window], segments_BL[:, seen])
     scores_BHQS = _scores(q_BHLh[:, :, window], k_BKLh[:, :, seen], scale)
     if bias is not None:
         scores_BHQS = scores_BHQS + bias(window, seen)
@@ -104,15 +104,14 @@ def cached_attention(
     old_k_BKSh, old_v_BKSh = cache
     past, segments_BQ = context.past, context.segments
     used_S = jnp.arange(old_k_BKSh.shape[2]) < past.index
-    count = q_BHQh.shape[2]
-    causal_QQ = jnp.arange(count)[:, None] >= jnp.arange(count)
+    causal_QQ = jnp.tri(q_BHQh.shape[2], dtype=bool)
     old_BHQS = _scores(q_BHQh, old_k_BKSh, scale)
     new_BHQQ = _scores(q_BHQh, k_BKQh, scale)
     if bias is not None:
         old_BHQS = old_BHQS + bias(context.positions, past.positions)
         new_BHQQ = new_BHQQ + bias(context.positions, context.positions)
-    old_allowed = _same_segment(segments_BQ, past.segments)[:, None] & used_S
-    new_allowed = _same_segment(segments_BQ, segments_BQ)[:, None] & causal_QQ
+    old_allowed = _same_segment(segments_BQ, past.segments) & used_S[None, None, None]
+    new_allowed = _same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
     old_BHQS = jnp.where(old_allowed, old_BHQS, MASKED)
     new_BHQQ = jnp.where(new_allowed, new_BHQQ, MASKED)
     weights = jax.nn.softmax(jnp.concatenate([old_BHQS, new_BHQQ], axis=-1))
@@ -121,8 +120,8 @@ def cached_attention(
 
 
 def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
-    # Padding, segment 0, sees padding: no row of scores is empty and no real token sees it.
-    return queries_BQ[:, :, None] == keys_BS[:, None, :]
+    """Return [B, 1, Q, S]. Padding, segment 0, sees padding: no row is empty and no real token sees it."""
+    return queries_BQ[:, None, :, None] == keys_BS[:, None, None, :]
 
 
 def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:

@@ -93,7 +93,8 @@ class Projection(nn.Module):
         y_MF = x_MD.astype(self.dtype) @ kernel_DF.astype(self.dtype)
         if not self.use_bias:
             return y_MF
-        return y_MF + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
+        return y_MF + bias_F.astype(self.dtype)[None]
 
 
 class Weights(nn.Module):
@@ -123,9 +124,9 @@ class Norm(nn.Module):
         y_MD = x_MD.astype(jnp.float32)
         if self.kind == "layer":
             y_MD = y_MD - y_MD.mean(axis=-1, keepdims=True)
-        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D
+        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D[None]
         if self.kind == "layer":
-            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))
+            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))[None]
         return y_MD.astype(self.dtype)
 
 

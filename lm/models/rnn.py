@@ -50,21 +50,22 @@ CELLS = {"lstm": (lstm_step, 4, 2, False), "gru": (gru_step, 3, 1, True)}
 
 
 class RecurrentLayer(nn.Module):
-    """One layer over time on x [B, L, D]; the body of the scan over depth. `fresh` [B, L] marks new segments."""
+    """One layer over time on x [L, B, D]; the body of the scan over depth. `fresh` [L, B] marks new segments."""
 
     config: RNNConfig
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x_BLD: Array, state: State, fresh_BL: Array) -> tuple[Array, State]:
+    def __call__(self, x_LBD: Array, state: State, fresh_LB: Array) -> tuple[Array, State]:
         step, gates, _, recurrent_bias = CELLS[self.config.cell]
         dtype, width = jnp.dtype(self.config.dtype), self.config.width
-        gates_BLG = Projection(gates * width, True, dtype, name="input")(x_BLD)
+        gates_MG = Projection(gates * width, True, dtype, name="input")(x_LBD.reshape(-1, width))
+        gates_LBG = gates_MG.reshape(*x_LBD.shape[:2], gates * width)
         kernel_DG, bias_G = Weights(gates * width, recurrent_bias, name="recurrent")(width)
 
         def recurrent(hidden_BD: Array) -> Array:
             y_BG = hidden_BD @ kernel_DG.astype(dtype)
-            return y_BG if bias_G is None else y_BG + bias_G.astype(dtype)
+            return y_BG if bias_G is None else y_BG + bias_G.astype(dtype)[None]
 
         def advance(state: State, now: tuple[Array, Array]) -> tuple[State, Array]:
             gates_BG, fresh_B = now
@@ -72,9 +73,8 @@ class RecurrentLayer(nn.Module):
             state = step(state, gates_BG, recurrent)
             return state, state[0]
 
-        state, hidden_LBD = jax.lax.scan(advance, state, (gates_BLG.swapaxes(0, 1), fresh_BL.T))
-        y_BLD = nn.Dropout(self.config.dropout, deterministic=self.deterministic)(hidden_LBD.swapaxes(0, 1))
-        return y_BLD, state
+        state, hidden_LBD = jax.lax.scan(advance, state, (gates_LBG, fresh_LB))
+        return nn.Dropout(self.config.dropout, deterministic=self.deterministic)(hidden_LBD), state
 
 
 class RNN(nn.Module):
@@ -102,7 +102,8 @@ class RNN(nn.Module):
             unroll=config.depth if layers.unrolled(config.depth) else 1,
         )
         stack = scanned(config, deterministic, name="blocks")
-        y_BLD, state = stack(embedding(tokens_BL), cache.layers, segments_BL != before_BL)
+        y_LBD, state = stack(embedding(tokens_BL.T), cache.layers, (segments_BL != before_BL).T)
+        y_BLD = y_LBD.swapaxes(0, 1)
         cache = Cache(state, {"segment": segments_BL[:, -1]}, cache.index + tokens_BL.shape[1])
         if config.tied:
             return Outputs(y_BLD, embedding.table.T), cache
