@@ -31,7 +31,7 @@ RULES: Rules = (
     (r"embedding.*/table$", ("tensor", "fsdp")),
     (r"positions.*/table$", (None, "fsdp")),
     (r"(query|key|value|up|gate)/kernel$", ("fsdp", "tensor")),
-    (r"(out|down)/kernel$", ("tensor", "fsdp")),
+    (r"(output|down)/kernel$", ("tensor", "fsdp")),
     (r"(input|hidden|recurrent|first|head)/kernel$", ("fsdp", "tensor")),
     (r"(bias|scale)$", (None,)),
 )

@@ -1,7 +1,14 @@
-"""Settings of every test: CPU and strict numerics."""
+"""Settings of every test: CPU, strict numerics, and one compilation of each program in a session."""
 
 import os
+import tempfile
 
-# Before jax is imported anywhere; the processes that tests start inherit both.
+# Before jax is imported anywhere; the processes that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+# Many tests run the same small program in several runs and processes. The cache lives as long as the session.
+CACHE = tempfile.TemporaryDirectory(prefix="cambium-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
