@@ -170,7 +170,8 @@ class Source(NamedTuple):
     Exactly one of `draw` (key, step) -> Batch, pure and jittable, drawn inside the compiled step, and
     `at` (step) -> Batch of NumPy arrays, read on the host by position, is given. Either way the whole state
     of the data is the step. `evaluate` (net, params, key) -> Evaluation. `facts` goes into stamp.json.
-    `codec` turns text into tokens and back where the task has text.
+    `codec` turns text into tokens and back where the task has text; `prompt` (text) -> tokens writes a question
+    as the model reads it.
     """
 
     draw: Callable[[Key, Array], Batch] | None
@@ -178,3 +179,4 @@ class Source(NamedTuple):
     evaluate: Callable[[Net, Params, Key], Evaluation]
     facts: dict[str, Any]
     codec: Any = None
+    prompt: Callable[[str], list[int]] | None = None

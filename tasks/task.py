@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm.exits import UserError
 from lm.types import Array, Batch, Evaluation, Example, Key, Mean, Net, Params, Source
 
 
@@ -94,6 +95,20 @@ class Task:
         """Return tokens as a reader would write them."""
         return " ".join(str(int(t)) for t in tokens)
 
+    def read(self, text: str) -> list[int]:
+        """Return the tokens whose spellings a text joins, blanks aside; UserError where a part of it is no token."""
+        names = {self.spell([token]).strip(): token for token in range(self.vocabulary)}
+        longest_first = sorted(filter(None, names), key=len, reverse=True)
+        tokens = []
+        for word in text.split():
+            while word:
+                name = next((name for name in longest_first if word.startswith(name)), None)
+                if name is None:
+                    raise UserError(f"{word!r} does not start with a token of {self.name} ({' '.join(names)})")
+                tokens.append(names[name])
+                word = word.removeprefix(name)
+        return tokens
+
     def draw_sizes(self, key: Key, batch_size: int) -> Array:
         """Return the sizes of a training batch, [B]: uniform over the training range unless the task says otherwise."""
         low, high = self.train_sizes
@@ -116,7 +131,7 @@ class Task:
         def evaluate(net: Net, params: Params, key: Key) -> Evaluation:
             return examine(net, params, self, key)
 
-        return Source(draw=draw, at=None, evaluate=evaluate, facts={"data": "drawn in the step"})
+        return Source(draw=draw, at=None, evaluate=evaluate, facts={"data": "drawn in the step"}, prompt=self.read)
 
 
 class Claim(NamedTuple):

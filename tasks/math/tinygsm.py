@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -106,13 +107,15 @@ class TinyGSM(Task):
             )
         asked = self._questions(data)
         built = build(data, self.settings, {a.question for a in asked}, folder)
+        programs = data.solutions[0] == "program"
         corpus = Corpus(built.folder, "train", recipe.train.batch_size, recipe.train.seed)
 
         def evaluate(net: Net, params: Params, key: Key) -> Evaluation:
-            return examine(net, params, built.codec, asked, data.solutions[0] == "program", key)
+            return examine(net, params, built.codec, asked, programs, key)
 
         facts = {"corpus": corpus.facts, "mixture": built.facts, "windows": corpus.size}
-        return Source(draw=None, at=corpus.at, evaluate=evaluate, facts=facts, codec=built.codec)
+        ask = partial(prompt, built.codec, is_program=programs)
+        return Source(draw=None, at=corpus.at, evaluate=evaluate, facts=facts, codec=built.codec, prompt=ask)
 
     def _questions(self, data: MathData) -> list[Asked]:
         splits = held_out(data, self.settings, self.test_count)
