@@ -95,6 +95,11 @@ class Task:
         """Return tokens as a reader would write them."""
         return " ".join(str(int(t)) for t in tokens)
 
+    def show(self, seed: int, index: int, size: int) -> str:
+        """Return test example number `index` of this size with its answer, for a reader."""
+        example = self.test_example(jax.random.key(seed), index, size)
+        return f"{self.render(example)}\n-> {self.spell(example.targets[example.weights > 0])}"
+
     def read(self, text: str) -> list[int]:
         """Return the tokens whose spellings a text joins, blanks aside; UserError where a part of it is no token."""
         names = {self.spell([token]).strip(): token for token in range(self.vocabulary)}

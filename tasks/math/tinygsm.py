@@ -27,7 +27,8 @@ from lm.evaluate import rate
 from lm.strict import ConfigError
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
 from tasks.math import gsm8k
-from tasks.math.data import MathData, build, held_out, prompt
+from tasks.math.data import HELD_OUT, MathData, build, held_out, prompt
+from tasks.math.generator import problem
 from tasks.math.problem import Problem, figure
 from tasks.math.scorers import Grade, grade, grade_text
 from tasks.task import Task
@@ -93,6 +94,10 @@ class TinyGSM(Task):
     @property
     def test_sizes(self) -> tuple[int, ...]:
         return tuple(range(self.min_steps, self.max_steps + 1))
+
+    def show(self, seed: int, index: int, size: int) -> str:
+        p = problem(seed, HELD_OUT + index, steps=(size, size), distractor=self.distractor)
+        return f"{p.question}\n{p.code}\n-> {figure(p.answer)}"
 
     def source(self, recipe: Recipe, folder: Path) -> Source:
         """Build or find the corpus in the run folder; examine by sampling programs and running them."""
