@@ -58,9 +58,9 @@ class Addition(Task):
             raise ConfigError(
                 f"task.longest_train must be from 1 to task.longest_test {self.longest_test}, got {self.longest_train}"
             )
-        if self._starts(self.longest_test) < 1:
+        if self.starts(self.longest_test) < 1:
             raise ConfigError(
-                f"task.max_position must be at least {self._reach(self.longest_test) + 1} "
+                f"task.max_position must be at least {self.reach(self.longest_test) + 1} "
                 f"for {self.longest_test} digits, got {self.max_position}"
             )
 
@@ -96,7 +96,7 @@ class Addition(Task):
         length_a = jnp.where(pair < size, size, pair - size + 1)
         length_b = jnp.where(pair < size, pair + 1, size)
         bits_a, bits_b = jnp.split(bits[2:], 2)
-        start = 1 + below(bits[1], self._starts(size))
+        start = 1 + below(bits[1], self.starts(size))
         return self.write(numeral(bits_a, length_a), numeral(bits_b, length_b), size, start)
 
     def sample_test(self, key: Key, size: Array) -> Example:
@@ -131,13 +131,13 @@ class Addition(Task):
         distance_T = jnp.where(order_T <= plus, plus - order_T, jnp.abs(order_T - equals))
         return jnp.where(written_T & (order_T > 0), start + distance_T, 0)
 
-    def _reach(self, size: Array | int) -> Array | int:
+    def reach(self, size: Array | int) -> Array | int:
         """Return the largest id minus the start."""
         return size + 1 if self.scheme == "coupled" else 3 * size + 3
 
-    def _starts(self, size: Array | int) -> Array | int:
+    def starts(self, size: Array | int) -> Array | int:
         """Return the number of starts that keep every id within 1..max_position."""
-        return self.max_position - self._reach(size)
+        return self.max_position - self.reach(size)
 
     def render(self, example: Example) -> str:
         return self.spell(np.asarray(example.inputs)[1 : 2 * int(example.info["size"]) + 3])

@@ -162,7 +162,9 @@ def modular_arithmetic_cpu() -> Recipe:
     return Recipe(
         name="modular_arithmetic_cpu",
         task=task,
-        model=MLPConfig(inputs=2, vocabulary=task.vocabulary, outputs=task.vocabulary, bias=False, dtype="float32"),
+        model=MLPConfig(
+            inputs=2, vocabulary=task.vocabulary, outputs=task.vocabulary, depth=0, bias=False, dtype="float32"
+        ),
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             schedule="constant",

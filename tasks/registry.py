@@ -1,0 +1,57 @@
+"""Every task, recipe and experiment by name, and every configuration class that a recipe may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from lm.config import KINDS as LIBRARY_KINDS
+from lm.config import Recipe
+from tasks.arithmetic.addition import (
+    Addition,
+    addition_cpu,
+    addition_full,
+    addition_plain_cpu,
+    addition_random_start_cpu,
+)
+from tasks.arithmetic.position_coupling import POSITION_COUPLING
+from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full
+from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
+from tasks.formal.flip_flop_study import FLIP_FLOP
+from tasks.formal.grokking import GROKKING
+from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.math.data import MathData
+from tasks.math.tinygsm import TinyGSM, tinygsm_cpu
+from tasks.task import Experiment, Task
+
+TASKS: Mapping[str, type[Task]] = MappingProxyType(
+    {task.name: task for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM)}
+)
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
+    {
+        recipe.__name__: recipe
+        for recipe in (
+            flip_flop_cpu,
+            flip_flop_attention_cpu,
+            flip_flop_full,
+            modular_arithmetic_cpu,
+            modular_arithmetic_full,
+            addition_cpu,
+            addition_plain_cpu,
+            addition_random_start_cpu,
+            addition_full,
+            sorting_cpu,
+            sorting_full,
+            tinygsm_cpu,
+        )
+    }
+)
+
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
+    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING)}
+)
+
+KINDS: Mapping[str, type] = MappingProxyType(
+    {**LIBRARY_KINDS, **{kind.__name__: kind for kind in (*TASKS.values(), MathData)}}
+)
