@@ -105,12 +105,11 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._manager = self._manager or self._open()
-            newest = self._manager.latest_step()
-            if newest is None or step > newest:
-                self._manager.save(step, args=items)
+            saved = self._manager.save(step, args=items)
         except (OSError, ValueError) as error:
             raise self._unwritten(error) from error
-        if newest is not None and step < newest and step not in self._manager.all_steps():
+        if not saved and step not in self._manager.all_steps():
+            newest = self._manager.latest_step()
             raise UserError(f"step {step} lies before the newest checkpoint {newest} in {self.directory}")
 
     def check(self) -> None:

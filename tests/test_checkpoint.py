@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -244,9 +245,9 @@ def test_a_kill_during_a_save_costs_that_save_at_most(saved, tmp_path):
         step = checkpoints.latest()
         assert step == 3 if moment == "sealing" else step in (3, 4)
         assert_same(checkpoints.restore(abstract(make_state(0))), make_state(step))
-        for step in (4, 5):
+        for step in (5, 6):
             checkpoints.save(step, make_state(step), "{}")
-        assert checkpoints.latest() == 5
+        assert checkpoints.latest() == 6
         checkpoints.close()
         assert not list((tmp_path / moment).glob("*tmp*"))
 
@@ -278,3 +279,56 @@ def test_one_device_to_eight_and_back(copy):
     checkpoints = Checkpoints(copy)
     assert checkpoints.latest() == 3
     assert_same(checkpoints.restore(abstract(make_state(0))), make_state(2))
+
+
+TWO = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]), initialization_timeout=60)
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_checkpoint import Checkpoints, abstract, flip, make_state
+
+mesh = Mesh(np.array(jax.devices()).reshape(4), ("data",))
+def place(leaf):
+    spec = PartitionSpec("data") if leaf.shape == (16, 8) else PartitionSpec()
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+target = jax.tree.map(place, abstract(make_state(0)))
+state = jax.jit(lambda: make_state(3), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))()
+first = Checkpoints(sys.argv[1])
+first.save(3, state, "{}")
+first.save(4, state, "{}")
+first.close()
+if jax.process_index() == 0:
+    flip(next((first.directory / "4").rglob("ocdbt.process_1/d/*")))
+multihost_utils.sync_global_devices("flipped")
+
+log = []
+again = Checkpoints(sys.argv[1], log=log.append)
+assert again.latest() == 3
+state = again.restore(target)
+kernel = multihost_utils.process_allgather(state.params["block"]["kernel"], tiled=True)
+np.testing.assert_array_equal(kernel, make_state(3).params["block"]["kernel"])
+again.save(4, state, "{}")
+again.close()
+assert len(log) == (2 if jax.process_index() == 0 else 0), log
+"""
+
+
+def test_two_processes_agree_on_what_is_whole(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    children = [run_child(TWO, str(tmp_path), address, str(rank)) for rank in range(2)]
+    try:
+        for child in children:
+            child.communicate(timeout=100)
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0, 0]
+    assert (tmp_path / "4.damaged").is_dir()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() == 4
+    assert_same(checkpoints.restore(abstract(make_state(0))), make_state(3))

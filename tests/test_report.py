@@ -138,18 +138,18 @@ def fields(message: bytes) -> dict[int, list]:
 def test_metrics_are_rows_and_events(tmp_path):
     assert crc32c(b"123456789") == 0xE3069283  # the check value of the Castagnoli polynomial
     writer = Writer(tmp_path)
-    writer.scalars(1, {"loss": 0.1, "test/exact match": 1})
+    writer.scalars(200, {"loss": 0.1, "test/exact match": 1})
     writer.scalars(300, {"loss": math.nan, "norm": -math.inf})
     writer.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert lines[0] == '{"step": 1, "loss": 0.1, "test/exact match": 1.0}'
+    assert lines[0] == '{"step": 200, "loss": 0.1, "test/exact match": 1.0}'
     assert json.loads(lines[1], parse_constant=pytest.fail) == {"step": 300, "loss": "nan", "norm": "-inf"}
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert rows[0]["loss"] == 0.1 and math.isnan(rows[1]["loss"]) and rows[1]["norm"] == -math.inf
 
     version, first, second = map(fields, read_events(tmp_path))
     assert version[3] == [b"brain.Event:2"]
-    assert (first[2], second[2]) == ([1], [300])
+    assert (first[2], second[2]) == ([200], [300])
     points = [fields(value) for value in fields(first[5][0])[1]]
     assert [point[1][0] for point in points] == [b"loss", b"test/exact match"]
     assert [struct.unpack("<f", point[2][0])[0] for point in points] == pytest.approx([0.1, 1.0])
@@ -221,9 +221,8 @@ def test_a_long_line_keeps_its_spike():
     values = [1.0] * 50_000
     values[31_234] = 9.0
     chart = line_chart([Series("a", range(50_000), values)], x_label="x", y_label="y")
-    flat = line_chart([Series("a", range(50_000), [1.0] * 49_999 + [9.0])], x_label="x", y_label="y")
-    top = min(float(p.split(",")[1]) for p in chart.split('points="')[1].split('"')[0].split())
-    assert top == min(float(p.split(",")[1]) for p in flat.split('points="')[1].split('"')[0].split())
+    points = chart.split('points="')[1].split('"')[0].split()
+    assert len({point.split(",")[1] for point in points}) == 2
     assert len(chart) < 30_000
     ElementTree.fromstring(bar_chart(["a", "b" * 99], [0.5, 0.0], [0.1, 0.0], [0.9, 1.0]))
 
@@ -250,7 +249,7 @@ def make_run(folder: Path) -> None:
                 "wall_seconds": 3700.0,
                 "tokens_per_second": 5.0,
                 "metrics": {EVIL_NAME: rate},
-                "slices": {"size": {str(i): {EVIL_NAME: rate} for i in range(3)}, EVIL_NAME: {EVIL: {"right": rate}}},
+                "slices": {"size": {str(i): {EVIL_NAME: rate} for i in range(3)}, EVIL_NAME: {EVIL: {EVIL_NAME: rate}}},
                 "trained": {"size": [0, 1]},
             },
         )
