@@ -252,7 +252,7 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a step, naming the file, or None where every byte is as it was written."""
     if _is_stray(folder):
-        return f"{folder.name} holds no files"
+        return "it holds no files"
     try:
         text = (folder / MANIFEST).read_bytes().decode(errors="replace")
     except OSError as error:

@@ -139,7 +139,9 @@ def test_nothing_whole_is_unusable_and_nothing_at_all_is_none(copy, tmp_path):
     with pytest.raises(UserError, match="no checkpoint 7 .*1, 2"):
         Checkpoints(copy).restore(abstract(make_state(1)), step=7)
     (tmp_path / "stray" / "5").mkdir(parents=True)
-    assert Checkpoints(tmp_path / "stray", log=lambda line: None).latest() is None
+    log: list[str] = []
+    assert Checkpoints(tmp_path / "stray", log=log.append).latest() is None
+    assert log == ["checkpoint 5 is damaged and passed over: it holds no files"]
     for step in ("1", "2"):
         flip(copy / step / "meta" / "metadata")
     with pytest.raises(Unusable, match="is whole"):
@@ -184,6 +186,14 @@ def test_another_tree_shape_or_type_is_refused(saved, change, words):
         Checkpoints(saved).restore(target)
     with pytest.raises(UserError, match=words):
         Checkpoints(saved).restore_params(target.params)
+
+
+def test_a_format_of_another_version_is_refused(copy):
+    meta = copy / "2" / "meta" / "metadata"
+    meta.write_text(meta.read_text().replace('"format": 1', '"format": 99'))
+    lm.checkpoint.seal(copy / "2")
+    with pytest.raises(Unusable, match="checkpoint 2 has format 99, this version reads format 1"):
+        Checkpoints(copy).restore(abstract(make_state(2)))
 
 
 def test_a_failed_background_save_surfaces_and_harms_nothing(copy, monkeypatch):
