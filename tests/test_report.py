@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -178,12 +179,15 @@ def test_a_resumed_run_continues_its_metrics_without_a_seam(tmp_path):
         read_rows(tmp_path / "metrics.jsonl")
 
 
-def test_the_progress_line_counts_from_the_line_before_and_survives_a_clock_set_back():
-    times = iter([100.0, 110.0, 112.0, 90.0])
-    progress = Progress(100, 500, start=40, clock=lambda: next(times))
-    assert progress.line(50, 2.0) == "step 50/100  loss 2.0000  500 tokens/s  ETA 0:00:50"
-    assert progress.line(60, 1.23456) == "step 60/100  loss 1.2346  2.5k tokens/s  ETA 0:00:08"
-    assert "ETA 0:00:00" in progress.line(70, 1.0)
+def test_the_progress_line_speaks_of_the_last_lines_and_survives_a_clock_set_back():
+    times = iter([100.0, 110.0, 110.0, *range(111, 118), 118.0, 50.0])
+    progress = Progress(1000, 500, start=40, clock=lambda: next(times))
+    assert progress.line(50, 2.0) == "step 50/1000  loss 2.0000  500 tokens/s  ETA 0:15:50"
+    assert progress.line(60, 1.23456) == "step 60/1000  loss 1.2346  1k tokens/s  ETA 0:07:50"
+    for step in range(70, 140, 10):
+        progress.line(step, 1.0)
+    assert progress.line(140, 1.0) == "step 140/1000  loss 1.0000  5k tokens/s  ETA 0:01:26"
+    assert progress.line(150, 1.0).endswith("ETA 0:00:00")
 
 
 @pytest.mark.parametrize("low,high", [(0, 1), (0, 5000), (0.1, 0.13), (-3, 7), (1e-9, 5e6), (999_990, 1_000_010)])
@@ -207,6 +211,8 @@ def test_a_chart_puts_every_value_in_its_place():
     assert x0 == x2 and x0 < x1 <= WIDTH and y2 == pytest.approx((y0 + y1) / 2, abs=0.2), "10 lies midway from 1 to 100"
     texts = [text.text for text in chart.iter("{http://www.w3.org/2000/svg}text")]
     assert "<b>" in texts and "x & y" in texts
+    counted = line_chart([Series("a", [1, 2, 3], [10.0, 20.0, 30.0])], x_label="steps", y_label="y")
+    assert re.findall(">([^<]+)</text>", counted) == ["10", "15", "20", "25", "30", "1", "2", "3", "steps", "y"]
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [1.0], [2.0, 2.0], [0.0, 0.0], [-1e300, 1e300], [1e-320, 1.0]])
@@ -249,7 +255,10 @@ def make_run(folder: Path) -> None:
                 "wall_seconds": 3700.0,
                 "tokens_per_second": 5.0,
                 "metrics": {EVIL_NAME: rate},
-                "slices": {"size": {str(i): {EVIL_NAME: rate} for i in range(3)}, EVIL_NAME: {EVIL: {EVIL_NAME: rate}}},
+                "slices": {
+                    "size": {str(i): {EVIL_NAME: rate, "tokens": {**rate, "count": 98765}} for i in range(3)},
+                    EVIL_NAME: {EVIL: {EVIL_NAME: rate}},
+                },
                 "trained": {"size": [0, 1]},
             },
         )
@@ -293,6 +302,7 @@ def test_the_report_is_one_page_that_loads_nothing_and_escapes_everything(tmp_pa
     assert page.text.count(EVIL.replace("\ud800", "?")) >= 8, (
         "name, error, question and prediction twice, configuration, stamp"
     )
+    assert "98,765" not in page.text, "the table counts examples"
     for words in (
         "50.0 %",
         "95 % interval 25.0 – 75.0 %",

@@ -154,7 +154,8 @@ def _slices(summary: Mapping[str, Any]) -> str:
             blocks.append(rates)
         head = [slicing, "examples", *(column for metric in metrics for column in (_words(metric), "95 % interval"))]
         rows = [
-            [part, f"{max(rate['count'] for rate in rates.values()):,}"]
+            # the fewest are the examples themselves, where another metric counts their tokens
+            [part, f"{min(rate['count'] for rate in rates.values()):,}"]
             + [cell for m in metrics for cell in (_cells(rates[m]) if m in rates else ("", ""))]
             for part, rates in parts.items()
         ]

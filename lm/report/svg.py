@@ -66,6 +66,8 @@ def line_chart(
     if not ys:
         return _svg(_text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle"), y_label)
     x_ticks, x_scale = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, False, snug=True)
+    if all(x.is_integer() for s in series for x in s.x):
+        x_ticks = [tick for tick in x_ticks if tick.is_integer()]
     low, high = y_range or (min(ys), max(ys))
     y_ticks, y_scale = _axis(low, high, HEIGHT - BOTTOM, TOP, log, snug=y_range is not None)
 
@@ -102,7 +104,7 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], lows: Sequence[flo
         parts.append(f'<rect x="{left}" y="{y}" width="{scale(value) - left:.1f}" height="14" {_fill(COLOURS[0])}/>')
         parts.append(_line(scale(low), y + 7, scale(high), y + 7, INK))
         parts += [_line(scale(end), y + 3, scale(end), y + 11, INK) for end in (low, high)]
-        parts.append(_text(left - 8, y + 11, label if len(label) <= 24 else f"{label[:23]}…", "end"))
+        parts.append(_text(left - 8, y + 11, label if len(label) <= 22 else f"{label[:21]}…", "end"))
         parts.append(_text(WIDTH, y + 11, f"{100 * value:.1f} %", "end", INK))
     return _svg("".join(parts), "share right with interval", height=8 + row * len(labels))
 
