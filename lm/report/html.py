@@ -147,11 +147,10 @@ def _slices(summary: Mapping[str, Any]) -> str:
     sections = []
     for slicing, parts in summary.get("slices", {}).items():
         metrics = list(dict.fromkeys(metric for rates in parts.values() for metric in rates))
-        charts, blocks = [], []
+        charts = []
         for metric in metrics:
             rates = {part: rates[metric] for part, rates in parts.items() if metric in rates}
             charts.append(_slice_chart(slicing, metric, rates, summary.get("trained", {}).get(slicing)))
-            blocks.append(rates)
         head = [slicing, "examples", *(column for metric in metrics for column in (_words(metric), "95 % interval"))]
         rows = [
             # the fewest are the examples themselves, where another metric counts their tokens
