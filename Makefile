@@ -8,7 +8,8 @@ READY := $(VENV)/ready
 .PHONY: demo test lint clean
 
 demo: $(READY)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/train.py tinygsm_cpu --workdir runs/demo > /dev/null  # the summary is in the run folder too
+	$(BIN)/python scripts/show_run.py --workdir runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

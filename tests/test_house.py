@@ -97,8 +97,8 @@ def test_files_and_functions_are_short(name):
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < 60, f"{name}:{node.lineno} {node.name}"
-    if name.startswith("scripts/"):
-        assert text.count("\n") <= 60 or name == "scripts/cli.py"
+    if name.startswith("scripts/") and "main_guard(main)" in text:
+        assert text.count("\n") <= 60
 
 
 @pytest.mark.parametrize("name", [n for n in TREES if not n.startswith("tests/")])
@@ -128,8 +128,8 @@ def test_public_names_say_what_they_do(name):
     assert ast.get_docstring(tree), f"{name} has no docstring"
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            trivial = isinstance(node, ast.FunctionDef) and node.name == "main"
-            assert trivial or ast.get_docstring(node), f"{name}:{node.lineno} {node.name}"
+            spoken_for = node.name in ("main", "Options")  # by the docstring of their script
+            assert spoken_for or ast.get_docstring(node), f"{name}:{node.lineno} {node.name}"
 
 
 def test_no_machine_is_named():

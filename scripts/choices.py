@@ -1,0 +1,78 @@
+"""How a command line names one of several dataclasses: `rotary`, `rotary:fraction=0.5`, `randomised:inner=alibi`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from lm.strict import ConfigError, check_types, nearest
+
+if typing.TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+
+def alternatives() -> ConstructorRegistry:
+    """Return the rule by which the parser chooses among dataclasses."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        choices = typing.get_args(info.type) if info.type_origin in (typing.Union, types.UnionType) else ()
+        if not choices or not all(map(dataclasses.is_dataclass, choices)):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="|".join(spelling(c) for c in choices) + "[:FIELD=VALUE,...]",
+            instance_from_str=lambda words: choose(words[0], choices),
+            is_instance=lambda value: isinstance(value, choices),
+            str_from_instance=lambda value: [show(value)],
+        )
+
+    registry = ConstructorRegistry()
+    registry.primitive_rule(rule)
+    return registry
+
+
+def spelling(kind: type) -> str:
+    """Return how a command line names a dataclass: its name in lower case."""
+    return kind.__name__.lower()
+
+
+def choose(text: str, choices: tuple[type, ...]) -> Any:
+    """Build the dataclass that a text such as `rotary:fraction=0.5` spells."""
+    name, _, settings = text.partition(":")
+    kinds = {spelling(kind): kind for kind in choices}
+    if name.lower() not in kinds:
+        raise ConfigError(f"{name!r} is none of {', '.join(kinds)}{nearest(name, kinds)}")
+    kind = kinds[name.lower()]
+    hints, values = typing.get_type_hints(kind), {}
+    for setting in filter(None, settings.split(",")):
+        field, _, value = setting.partition("=")
+        if field not in hints:
+            raise ConfigError(f"{name} has no field {field!r}{nearest(field, hints)} (fields: {', '.join(hints)})")
+        inner = typing.get_args(hints[field])
+        values[field] = choose(value, inner) if inner and all(map(dataclasses.is_dataclass, inner)) else literal(value)
+    check_types(kind, values, name)
+    return kind(**values)
+
+
+def literal(text: str) -> Any:
+    """Return the number, boolean or None that a text spells, or the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def show(value: Any) -> str:
+    """Return the text from which `choose` builds this dataclass, defaults left out."""
+    default = type(value)()
+    settings = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    changed = [
+        f"{name}={show(v) if dataclasses.is_dataclass(v) else v}"
+        for name, v in settings.items()
+        if v != getattr(default, name)
+    ]
+    return ":".join(filter(None, [spelling(type(value)), ",".join(changed)]))

@@ -1,0 +1,91 @@
+"""Measured claims: one JSON file an experiment and a scale in docs/results, and the page that shows them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.exits import UserError
+from tasks.task import Claim, Experiment
+
+RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "mean": statistics.fmean,
+    "highest": max,
+    "lowest": min,
+}
+
+
+def bar(claim: Claim) -> str:
+    """Return the bound of a claim as text."""
+    return f">= {claim.at_least:g}" if claim.at_least is not None else f"<= {claim.at_most:g}"
+
+
+def judge(claim: Claim, measured: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a claim with what was measured and whether it holds, as the results file has it."""
+    if claim.exact:
+        measured, seeds = measured[:1], []
+    upwards = claim.at_least is not None
+    extremes = {"best": "highest" if upwards else "lowest", "worst": "lowest" if upwards else "highest"}
+    value = RULES[extremes.get(claim.rule, claim.rule)](measured)
+    passed = value >= claim.at_least if claim.at_least is not None else value <= claim.at_most
+    said = {name: getattr(claim, name) for name in ("statement", "paper_value", "metric", "rule", "exact")}
+    return {**said, "bar": bar(claim), "measured": measured, "seeds": seeds, "value": value, "passed": passed}
+
+
+def measure(experiment: Experiment, scale: str, workdir: Path) -> dict[str, Any]:
+    """Run an experiment over its seeds and judge its claims."""
+    claims = [claim for claim in experiment.claims if claim.scale == scale]
+    if not claims:
+        raise UserError(f"{experiment.name} claims nothing at scale {scale}")
+    seeds = [0] if all(claim.exact for claim in claims) else list(experiment.seeds[scale])
+    begun = time.monotonic()
+    figures = [experiment.run(workdir / str(seed), scale, seed) for seed in seeds]
+    seconds = round(time.monotonic() - begun, 1)
+    judged = [judge(claim, [float(f[claim.metric]) for f in figures], seeds) for claim in claims]
+    head = {"name": experiment.name, "paper": experiment.paper, "scale": scale, "claims": judged}
+    return {
+        **head,
+        **provenance_of(f"python scripts/reproduce.py {experiment.name} --scale {scale}"),
+        "wall_seconds": seconds,
+    }
+
+
+def provenance_of(command: str) -> dict[str, Any]:
+    """Return where a result comes from, for its file."""
+    from lm.report.folder import provenance
+
+    facts = provenance()
+    device = facts["devices"]
+    hardware = f"{os.cpu_count()} CPU cores" if device["platform"] == "cpu" else f"{device['count']} {device['kind']}"
+    kept = {name: facts[name] for name in ("commit", "dirty", "versions", "date")}
+    return {"command": command, "hardware": hardware, **kept}
+
+
+def table(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return judged claims as a Markdown table."""
+    lines = ["| claim | paper | measured | bar | verdict |", "|---|---|---|---|---|"]
+    for claim in claims:
+        each = ", ".join(f"{value:.4g}" for value in claim["measured"])
+        seeds = f" ({claim['rule']} of {each})" if len(claim["measured"]) > 1 else ""
+        verdict = "holds" if claim["passed"] else "**missed**"
+        cells = (claim["statement"], claim["paper_value"], f"{claim['value']:.4g}{seeds}", claim["bar"], verdict)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def render(folder: Path) -> str:
+    """Return the page of all the results in a folder."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    passed = [claim["passed"] for result in results for claim in result["claims"]]
+    page = f"# Results\n\n{sum(passed)} of {len(passed)} claims hold. `scripts/reproduce.py` writes this page.\n"
+    for result in results:
+        where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
+        page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"
+        page += f"`{result['command']}`: {result['wall_seconds']:.0f} s on {where}, {result['date'][:10]}.\n"
+    return page

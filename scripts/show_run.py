@@ -1,0 +1,43 @@
+"""Show how a run ended: its figures with their intervals, examples that it got right, and where the report is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lm.exits import UserError, main_guard
+from scripts.cli import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    workdir: Path  # run folder
+    examples: int = 3
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, "show_run.py", __doc__)
+    folder = options.workdir
+    if not (folder / "samples.jsonl").is_file():
+        raise UserError(f"no evaluated run in {folder}: samples.jsonl is missing")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    examples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    for example in [e for e in examples if e["right"]][: options.examples]:
+        for name in ("question", "program", "prediction", "target"):
+            if name in example:
+                print(f"{name}:\n{textwrap.indent(example[name].strip(), '    ')}")
+        print()
+    for name, rate in summary["metrics"].items():
+        interval = f"95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['count']:,}"
+        print(f"{name}: {rate['value']:.1%} ({interval})")
+    print(f"report: {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main_guard(main)
