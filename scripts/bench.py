@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 from lm.exits import main_guard
 from scripts.benches import BENCHES, CLAIMS
 from scripts.cli import parse, pick
-from scripts.results import judge, provenance_of, render, table
+from scripts.results import judge, provenance_of, save, table
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,12 @@ def main(argv: list[str]) -> None:
         figures = [bench() for _ in range(options.repeats)]
         judged = [judge(claim, [f[claim.metric] for f in figures], range(options.repeats)) for claim in CLAIMS[name]]
         print(f"{name}\n{table(judged)}\n")
-        claims += [{**claim, "seeds": list(claim["seeds"])} for claim in judged]
+        claims += judged
     if set(options.names) != set(BENCHES):
         return
     head = {"name": "speed", "paper": "Speed", "scale": "cpu", "claims": claims}
     result = {**head, **provenance_of("python scripts/bench.py"), "wall_seconds": round(time.monotonic() - begun, 1)}
-    (options.docs / "results").mkdir(parents=True, exist_ok=True)
-    (options.docs / "results" / "speed.cpu.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    (options.docs / "RESULTS.md").write_text(render(options.docs / "results"))
+    save(result, options.docs)
 
 
 if __name__ == "__main__":

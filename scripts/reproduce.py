@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 
 from lm.exits import UserError, main_guard
 from scripts.cli import parse, pick
-from scripts.results import measure, render, table
+from scripts.results import measure, save, table
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ def main(argv: list[str]) -> None:
         result = measure(experiment, options.scale, options.workdir / name)
         missed |= not all(claim["passed"] for claim in result["claims"])
         print(f"{result['paper']}\n{table(result['claims'])}\n")
-        (options.docs / "results").mkdir(parents=True, exist_ok=True)
-        (options.docs / "results" / f"{name}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        (options.docs / "RESULTS.md").write_text(render(options.docs / "results"))
+        save(result, options.docs)
     if missed:
         raise SystemExit(1)
 

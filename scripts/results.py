@@ -35,7 +35,14 @@ def judge(claim: Claim, measured: Sequence[float], seeds: Sequence[int]) -> dict
     value = RULES[extremes.get(claim.rule, claim.rule)](measured)
     passed = value >= claim.at_least if claim.at_least is not None else value <= claim.at_most
     said = {name: getattr(claim, name) for name in ("statement", "paper_value", "metric", "rule", "exact")}
-    return {**said, "bar": bar(claim), "measured": measured, "seeds": seeds, "value": value, "passed": passed}
+    return {
+        **said,
+        "bar": bar(claim),
+        "measured": list(measured),
+        "seeds": list(seeds),
+        "value": value,
+        "passed": passed,
+    }
 
 
 def measure(experiment: Experiment, scale: str, workdir: Path) -> dict[str, Any]:
@@ -65,6 +72,15 @@ def provenance_of(command: str) -> dict[str, Any]:
     hardware = f"{os.cpu_count()} CPU cores" if device["platform"] == "cpu" else f"{device['count']} {device['kind']}"
     kept = {name: facts[name] for name in ("commit", "dirty", "versions", "date")}
     return {"command": command, "hardware": hardware, **kept}
+
+
+def save(result: Mapping[str, Any], docs: Path) -> None:
+    """Write docs/results/NAME.SCALE.json, and the page of all results anew."""
+    folder = docs / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    (folder / f"{result['name']}.{result['scale']}.json").write_text(text, encoding="utf-8")
+    (docs / "RESULTS.md").write_text(render(folder), encoding="utf-8")
 
 
 def table(claims: Sequence[Mapping[str, Any]]) -> str:
