@@ -44,6 +44,15 @@ def test_values_are_exact_amounts(problems):
     assert max(values) < 10_000
 
 
+def test_a_question_about_a_difference_names_the_larger_one_first(problems):
+    asked = [p for p in problems if p.kinds[-1] == "difference" and "packing" not in p.kinds]
+    for p in asked:
+        name = re.search(r"does (\w+) have than (\w+)|is (\w+) ahead of (\w+)", p.question)
+        first, second = (part.lower() for part in name.groups() if part)
+        assert f"result = {first} - {second}" in p.code
+    assert len(asked) > 50
+
+
 def test_the_grammar_is_wide_and_every_phrasing_is_told(problems):
     assert len(STEPS) >= 12 and len({step.kind for step in (*GIVEN, *STEPS)}) == len(GIVEN) + len(STEPS)
     told = {part for p in problems for part in re.findall(r"[a-z ]+\.\d+", p.skeleton)}
@@ -63,7 +72,9 @@ def test_a_distractor_changes_the_question_alone():
         plain, p = problem(3, index, distractor=0.0), problem(3, index, distractor=1.0)
         with_distractor += bool(p.distractor)
         remark = f"{p.distractor} " if p.distractor else ""
-        assert p.question.replace(remark, "", 1) == plain.question
+        before, after = p.question.split(remark, 1) if remark else ("", p.question)
+        assert before + after == plain.question
+        assert not remark or not re.search(r"\b(he|she)\b", re.split(r"[.?]", after)[0], re.IGNORECASE)
         assert dataclasses.replace(p, question="", distractor="") == dataclasses.replace(plain, question="")
     assert with_distractor > 300
 

@@ -11,7 +11,7 @@ from lm.data import Codec, Corpus, read_jsonl
 from lm.exits import UserError
 from lm.strict import ConfigError
 from tasks.math import gsm8k
-from tasks.math.data import MathData, build, held_out, mix, prompt, training_problems
+from tasks.math.data import MathData, build, document, held_out, mix, prompt, training_problems
 from tasks.math.generator import problem
 from tasks.math.interpreter import run
 from tasks.math.scorers import gold_answer, grade, grade_text, last_number
@@ -54,7 +54,7 @@ def test_a_solution_without_an_answer_is_refused(text):
         ("def f():\n    return 36 / 4\nrest 8", 9, True, True),
         ("def f():\n    return 9.0009", 9, True, True),
         ("def f():\n    return 9.002", 9, False, False),
-        ("def f():\n    x = 9\n    return 8", 9, False, False),  # a number that was computed is not replaced by another
+        ("def f():\n    return 8  # 9", 9, False, False),  # a number that was computed is not replaced by another
         ("def f():\n    return x\n# 9", 9, False, True),
         ("def f(:\n    return 9", 9, False, True),
         ("the answer is 9", 9, False, True),
@@ -87,6 +87,14 @@ def test_gsm8k_loads_and_most_solutions_become_programs_that_give_the_gold_answe
     for q, program in translated:
         assert grade(program, q.answer).strict and "solve" in program and "<<" not in program
     assert sum("\n    result = " in program and program.count("=") > 1 for _, program in translated) > 700
+
+
+def test_results_become_variables_named_after_what_follows():
+    solution = "48/2 = <<48/2=24>>24 clips, 48+24 = <<48+24=72>>72 clips, 72*.5 = $<<72*.5=36>>36.\n#### 36"
+    lines = ["def solve():", "clips = 48 / 2", "clips_2 = 48 + clips", "result = clips_2 * 0.5", "return result"]
+    assert gsm8k.translate(solution) == "\n    ".join(lines)
+    for broken in ("#### 36", solution.replace("#### 36", "#### 37"), solution.replace("48/2=", "48/x=")):
+        assert gsm8k.translate(broken) is None
 
 
 @needs_gsm8k
@@ -144,6 +152,9 @@ def test_programs_and_texts_take_turns_under_their_own_marks():
     data = dataclasses.replace(DATA, problems=6, solutions=("program", "text", "number"))
     rows, _ = mix(data, TinyGSM().settings, set())
     assert [row.is_program for row in rows] == [True, False, False] * 2
+    codec = Codec.train([row.question for row in rows], 300)
+    marks = [document(codec, row, 0.1).tokens[len(codec.encode(row.question)) + 1] for row in rows]
+    assert marks == [codec.code, codec.text, codec.text] * 2
     assert rows[0].solution.startswith("def ") and "####" in rows[1].solution and rows[2].solution.isdigit()
 
 

@@ -148,9 +148,9 @@ def _allowed(node: ast.AST) -> bool:
             return len(value) <= LONGEST_LITERAL if isinstance(value, str) else isinstance(value, int | float)
         case ast.Attribute(value=value, attr=name):
             return isinstance(value, ast.Name) and value.id == "math" and f"math.{name}" in FUNCTIONS
-        case ast.Call(func=function, keywords=keywords):
+        case ast.Call(func=function):
             named = isinstance(function, ast.Name) and function.id in FUNCTIONS
-            return not keywords and (named or isinstance(function, ast.Attribute))
+            return named or isinstance(function, ast.Attribute)
         case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int(power))):
             return power <= LARGEST_POWER
         case ast.For(orelse=orelse) | ast.While(orelse=orelse):
