@@ -55,13 +55,15 @@ def examine(net: Net, params: Params, task: Any, key: Key, batch_size: int = 256
         for start in range(0, task.test_count, batch_size):
             where = jnp.array([start, size], jnp.int32)
             totals, shown = _grade(net, task, params, jax.random.fold_in(key, size), where, batch_size)
-            totals = {k: Mean(*map(float, v)) for k, v in jax.device_get(totals).items()}
+            totals = {k: Mean(float(v.sum), float(v.count)) for k, v in jax.device_get(totals).items()}
             sums = {k: sums[k].merge(v) if k in sums else v for k, v in totals.items()}
             if start == 0:
                 examples += _examples(task, size, jax.device_get(shown))
-        slices[str(size)] = {k: rate(*v) for k, v in sums.items()}
+        slices[str(size)] = {k: rate(float(v.sum), float(v.count)) for k, v in sums.items()}
         overall = {k: overall[k].merge(v) if k in overall else v for k, v in sums.items()}
-    return Evaluation({k: rate(*v) for k, v in overall.items()}, {task.size_name: slices}, examples)
+    return Evaluation(
+        {k: rate(float(v.sum), float(v.count)) for k, v in overall.items()}, {task.size_name: slices}, examples
+    )
 
 
 def _examples(task: Any, size: int, shown: Any) -> list[dict[str, Any]]:

@@ -100,9 +100,11 @@ def shard_draw(draw: Callable[..., Batch], mesh: Mesh) -> Callable[..., Batch]:
 def put_batch(batch: Any, mesh: Mesh, leading: int = 0) -> Any:
     """Place a global batch of NumPy arrays, equal on every process, on the mesh; each process copies its part."""
     sharding = batch_sharding(mesh, leading)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index, x=x: np.asarray(x)[index]), batch
-    )
+
+    def put(x: Any) -> jax.Array:
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index])
+
+    return jax.tree.map(put, batch)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -46,7 +46,7 @@ def override(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
-    if not dataclasses.is_dataclass(config):
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ConfigError(f"{path}: {'.'.join(path.split('.')[: -len(parts)])} has no fields")
     names = [f.name for f in dataclasses.fields(config)]
     if parts[0] not in names:
@@ -111,7 +111,7 @@ def _decode(data: Any, kinds: Mapping[str, type], path: str) -> Any:
     if not isinstance(data, dict):
         return data
     kind = data.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{path}: unknown kind {kind!r}{nearest(str(kind), kinds)}")
     cls = kinds[kind]
     names = {f.name for f in dataclasses.fields(cls)}

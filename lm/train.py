@@ -95,6 +95,7 @@ def make_step(
     def step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
         if draw is not None:
             batch = draw(purpose(state.key, DATA), state.step)
+        assert batch is not None, "a step without a draw needs a batch"
         key = jax.random.fold_in(purpose(state.key, MODEL), state.step)
         gradient, metrics = (loss_and_gradient if accumulate == 1 else accumulated)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -228,7 +229,8 @@ def fit(
         run = prepare(recipe, Path(workdir))
         if mine is not None:
             mine.stamp(run.source.facts)
-        checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep)
+        log = print if mine is None else mine.log
+        checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):
             found = checkpoints.latest()
             state = run.init() if found is None else checkpoints.restore(run.target, found)

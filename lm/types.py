@@ -44,15 +44,15 @@ Batch = Example
 class Mean(NamedTuple):
     """A mean kept as sum and count, so that parts merge exactly and nothing is read before the writer does."""
 
-    sum: Array
-    count: Array
+    sum: Array | float
+    count: Array | float  # type: ignore[assignment]  # hides tuple.count, which a mean does not need
 
     def merge(self, other: Mean) -> Mean:
         return Mean(self.sum + other.sum, self.count + other.count)
 
     @property
-    def value(self) -> Array:
-        return self.sum / jnp.maximum(self.count, 1e-9)
+    def value(self) -> Array | float:
+        return self.sum / (self.count + (self.count == 0))
 
 
 Metrics = dict[str, Mean]
@@ -88,7 +88,7 @@ class Cache(NamedTuple):
 
     layers: Any
     tokens: Any
-    index: Array
+    index: Array  # type: ignore[assignment]
 
 
 class Net(NamedTuple):
@@ -128,7 +128,7 @@ class Rate(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Evaluation(NamedTuple):

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from lm.config import Recipe
 from lm.exits import Diverged
@@ -67,9 +67,9 @@ class Journal:
             return
         step, metrics = self.pending
         self.pending = None
-        read = {name: Mean(*map(float, mean)) for name, mean in jax.device_get(metrics).items()}
+        read = {name: Mean(float(mean.sum), float(mean.count)) for name, mean in jax.device_get(metrics).items()}
         self.sums = {name: self.sums[name].merge(mean) if name in self.sums else mean for name, mean in read.items()}
-        self.loss = read["loss"].sum / max(read["loss"].count, 1e-9)
+        self.loss = float(read["loss"].value)
         if not math.isfinite(self.loss):
             raise Diverged(f"the loss is {self.loss} in the steps up to {step}; the checkpoints before it are intact")
         if step % self.recipe.train.log_every == 0 or not late:
@@ -77,8 +77,8 @@ class Journal:
 
     def write(self, step: int) -> None:
         """Write the means since the last row."""
-        row = {name: mean.sum / max(mean.count, 1e-9) for name, mean in self.sums.items()}
-        row["learning_rate"] = float(self.schedule(np.int32(max(step - 1, 0))))
+        row = {name: float(mean.value) for name, mean in self.sums.items()}
+        row["learning_rate"] = float(self.schedule(jnp.int32(max(step - 1, 0))))
         self.sums = {}
         if self.writer is not None:
             self.writer.scalars(step, row)
@@ -89,7 +89,7 @@ class Journal:
         if self.writer is None or self.folder is None:
             return
         self.writer.scalars(step, {f"test/{name}": rate.value for name, rate in evaluation.metrics.items()})
-        lines = [json.dumps(example, ensure_ascii=False) for example in evaluation.examples]
+        lines = [json.dumps(example) for example in evaluation.examples]
         self.folder.path("samples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         shown = ", ".join(f"{n} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for n, r in evaluation.metrics.items())
         self.say(f"step {step}: {shown}")
@@ -102,6 +102,7 @@ class Journal:
             "step": step,
             "parameters": sum(count for *_, count in self.table),
             "parameter_table": self.table,
+            "trained": {self.recipe.task.size_name: list(self.recipe.task.train_sizes)},
             "loss": None if math.isnan(self.loss) else self.loss,
             "wall_seconds": seconds,
             "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
@@ -111,9 +112,9 @@ class Journal:
         if evaluation is not None:
             summary |= evaluation.figures()
         if self.folder is not None:
-            self.folder.path("summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-            self.say(f"report: {write_report(self.folder.path('.'))}")
+            self.folder.write_json("summary.json", summary)
             self.folder.status("done" if step == self.recipe.train.steps else "stopped", step=step)
+            self.say(f"report: {write_report(self.folder.path('.'))}")
         return summary
 
     def close(self) -> None:
