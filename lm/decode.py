@@ -143,9 +143,9 @@ def generate(
         raise ConfigError("this model has no cached decoding and cannot be sampled from")
     batch, length = tokens_BL.shape
     positions_BL = jnp.maximum(jnp.cumsum(segments_BL, axis=1) - 1, 0)
-    outputs, cache = net.extend(
-        params, _new_tokens(tokens_BL, positions_BL, segments_BL), net.cache(batch, length + max_new)
-    )
+    # Behind the barrier the empty cache is no constant: XLA would fold what attention makes of it, for minutes.
+    cache = jax.lax.optimization_barrier(net.cache(batch, length + max_new))
+    outputs, cache = net.extend(params, _new_tokens(tokens_BL, positions_BL, segments_BL), cache)
     rows = batch * candidates
     cache = cache._replace(
         layers=jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=1), cache.layers),
