@@ -176,7 +176,9 @@ class Transformer(nn.Module):
         past = None if cache is None else Past(**cache.tokens, index=cache.index)
         context = Context(positions, segments_BL, scheme.rotation(positions), tables, past)
         x_MD = x_BLD.reshape(batch * length, config.width)
-        x_MD, written = _stack(config, deterministic)(x_MD, None if cache is None else cache.layers, context)
+        x_MD, written = _stack(config, deterministic, self.is_initializing())(
+            x_MD, None if cache is None else cache.layers, context
+        )
         if config.norm_place != "post":
             x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
 
@@ -204,7 +206,7 @@ class Tables(nn.Module):
         return {name: self.param(name, self.table_init, shape) for name, shape in self.shapes}
 
 
-def _stack(config: TransformerConfig, deterministic: bool) -> nn.Module:
+def _stack(config: TransformerConfig, deterministic: bool, initialising: bool) -> nn.Module:
     """Return the blocks as one module whose parameters have a leading depth axis, unrolled or not."""
     block = nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
     scanned = nn.scan(
@@ -214,7 +216,8 @@ def _stack(config: TransformerConfig, deterministic: bool) -> nn.Module:
         in_axes=(0, nn.broadcast),
         out_axes=0,
         length=config.depth,
-        unroll=config.depth if config.unroll else 1,
+        # Drawing parameters is the same work in every layer: one copy of it compiles sooner.
+        unroll=config.depth if config.unroll and not initialising else 1,
     )
     return scanned(config, deterministic, name="blocks")
 
