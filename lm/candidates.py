@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from numbers import Real
+from numbers import Rational, Real
 from typing import Any
 
 from lm.strict import ConfigError
@@ -63,11 +63,17 @@ def _vote(answers: Sequence[Any], weights: Sequence[float]) -> Any:
     votes: dict[Any, float] = {}
     spoken: dict[Any, Any] = {}
     for answer, weight in zip(answers, weights, strict=True):
-        if isinstance(answer, Real) and math.isfinite(answer):
+        if _is_number(answer):
             ballot = round(answer, DECIMALS)
             votes[ballot] = votes.get(ballot, 0.0) + weight
             spoken.setdefault(ballot, answer)
     return spoken[max(votes, key=votes.__getitem__)] if votes else None
+
+
+def _is_number(answer: Any) -> bool:
+    # Rationals may be too large for isfinite, which goes through a float.
+    real = isinstance(answer, Real) and not isinstance(answer, bool)
+    return real and (isinstance(answer, Rational) or math.isfinite(answer))
 
 
 def _check_subset(samples: int, k: int) -> None:

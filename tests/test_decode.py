@@ -1,0 +1,217 @@
+"""Laws of sampling and of choosing among candidates, against loops without a cache and against enumeration."""
+
+from fractions import Fraction
+from functools import cache
+from itertools import combinations, permutations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.candidates import best_at_k, best_score, majority_vote, pass_at_k, weighted_vote
+from lm.config import ALiBi, MLPConfig, RNNConfig, TransformerConfig
+from lm.decode import bucket, choose, generate, pad_left, sample, truncate
+from lm.models import build
+from lm.strict import ConfigError
+from lm.types import Batch
+
+V, STOP, PAD, MAX_NEW = 13, 3, 0, 9
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 4, 5], [7], [4, 12, 6], [9, 9, 9, 9, 9], [11, 5]]
+MODELS = {
+    "rotary": TransformerConfig(vocabulary=V, depth=2, width=16, heads=2, kv_heads=1),
+    "alibi": TransformerConfig(vocabulary=V, depth=2, width=16, heads=2, positions=ALiBi(), tied=False),
+    "lstm": RNNConfig(vocabulary=V, width=16),
+}
+
+
+@cache
+def model(name):
+    """Return a net with sharp, varied preferences, so that rows stop at different times."""
+    net = build(MODELS[name])
+    rng = np.random.default_rng(4)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    return net, jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+
+@cache
+def full_pass(name):
+    net, params = model(name)
+
+    @jax.jit
+    def logits(tokens_L):
+        length = len(tokens_L)
+        batch = Batch(tokens_L[None], None, None, jnp.arange(length)[None], {}, None)
+        return net.apply(params, batch).logits[0]
+
+    # Padding on the right is in the future of every token asked about.
+    return lambda tokens: np.asarray(logits(jnp.asarray(tokens + [PAD] * (24 - len(tokens)))))[: len(tokens)]
+
+
+def greedy(name, prompt):
+    """Return (tokens, log-probability, finished) by a loop over full passes."""
+    tokens, total = list(prompt), 0.0
+    for _ in range(MAX_NEW):
+        logprobs = jax.nn.log_softmax(full_pass(name)(tokens)[-1])
+        best = int(jnp.argmax(logprobs))
+        total += float(logprobs[best])
+        if best == STOP:
+            return tokens[len(prompt) :], total, True
+        tokens.append(best)
+    return tokens[len(prompt) :], total, False
+
+
+def settings(**changes):
+    return {"max_new": MAX_NEW, "stop": STOP, "key": jax.random.key(7), **changes}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_sampling_equals_a_loop_without_a_cache(name):
+    found = sample(*model(name), PROMPTS, **settings(batch_size=2))
+    assert found.tokens.shape == (len(PROMPTS), 1, MAX_NEW)
+    for row, prompt in enumerate(PROMPTS):
+        tokens, logprob, finished = greedy(name, prompt)
+        assert found.tokens[row, 0].tolist() == tokens + [PAD] * (MAX_NEW - len(tokens))
+        assert found.lengths[row, 0] == len(tokens)
+        assert found.finished[row, 0] == finished
+        # A sum of up to nine log-probabilities of order one.
+        np.testing.assert_allclose(found.logprobs[row, 0], logprob, rtol=1e-4, atol=1e-4)
+
+
+def test_some_rows_stop_early_and_some_run_out_of_budget():
+    finished = np.concatenate([sample(*model(name), PROMPTS, **settings(batch_size=2)).finished for name in MODELS])
+    assert finished.any()
+    assert not finished.all()
+
+
+def test_a_candidate_depends_on_its_key_and_place_but_not_on_its_batch():
+    net, params = model("rotary")
+    drawn = settings(temperature=1.0, candidates=3)
+    together = sample(net, params, PROMPTS, **drawn)
+    in_pairs = sample(net, params, PROMPTS, **drawn, batch_size=2)
+    assert (together.tokens == in_pairs.tokens).all()
+    np.testing.assert_allclose(together.logprobs, in_pairs.logprobs, rtol=1e-5, atol=1e-5)
+    assert len({tuple(row) for row in together.tokens.reshape(-1, MAX_NEW).tolist()}) > len(PROMPTS)
+    other = sample(net, params, PROMPTS, **{**drawn, "key": jax.random.key(8)})
+    assert (other.tokens != together.tokens).any()
+
+
+def test_candidates_carry_the_models_own_log_probability():
+    found = sample(*model("rotary"), PROMPTS[:2], **settings(temperature=2.0, candidates=3, batch_size=2))
+    for row, prompt in enumerate(PROMPTS[:2]):
+        for c in range(3):
+            new = found.tokens[row, c, : found.lengths[row, c]].tolist() + [STOP] * int(found.finished[row, c])
+            logprobs = jax.nn.log_softmax(full_pass("rotary")(prompt + new))[len(prompt) - 1 : -1]
+            expected = sum(float(logprobs[i, token]) for i, token in enumerate(new))
+            np.testing.assert_allclose(found.logprobs[row, c], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_temperature_near_zero_and_one_token_left_are_greedy():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((50, V)), jnp.float32)
+    keys, best = jax.random.split(jax.random.key(0), 50), jnp.argmax(logits, axis=-1)
+    for temperature, top_k, top_p in ((None, None, None), (1e-4, None, None), (5.0, 1, None), (5.0, None, 1e-6)):
+        assert (choose(logits, keys, temperature, top_k, top_p) == best).all()
+
+
+def test_draws_follow_the_probabilities_that_truncation_leaves():
+    probabilities = np.array([0.4, 0.3, 0.2, 0.07, 0.03])
+    logits = jnp.log(jnp.asarray(probabilities))[None]
+    table = {
+        (None, None): [0.4, 0.3, 0.2, 0.07, 0.03],
+        (2, None): [4 / 7, 3 / 7, 0, 0, 0],
+        (None, 0.75): [4 / 9, 3 / 9, 2 / 9, 0, 0],
+        (4, 0.71): [0.4 / 0.7, 0.3 / 0.7, 0, 0, 0],
+        (99, 1.0): [0.4, 0.3, 0.2, 0.07, 0.03],
+    }
+    for (top_k, top_p), left in table.items():
+        np.testing.assert_allclose(jax.nn.softmax(truncate(logits, top_k, top_p))[0], left, atol=1e-6)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = choose(jnp.tile(logits, (20_000, 1)), keys, 1.0, None, 0.75)
+    # Three standard errors of a share of 20,000 draws.
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 20_000, table[None, 0.75], atol=0.011)
+
+
+def test_lengths_fall_into_few_buckets():
+    sizes = [bucket(n) for n in range(1, 1000)]
+    assert all(size >= n for n, size in enumerate(sizes, start=1))
+    assert sorted(set(sizes)) == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    tokens, segments = pad_left([[1, 2, 3], [4] * 9], pad=7)
+    assert tokens.tolist() == [[7] * 9 + [1, 2, 3], [7] * 3 + [4] * 9]
+    assert segments.tolist() == [[0] * 9 + [1] * 3, [0] * 3 + [1] * 9]
+
+
+def test_generate_is_one_program_that_ends_with_its_last_row():
+    net, params = model("rotary")
+    calls = []
+
+    def counted(params, batch, cache):
+        jax.debug.callback(lambda: calls.append(batch.inputs.shape[1]))
+        return net.extend(params, batch, cache)
+
+    tokens, segments = pad_left(PROMPTS[1:2], PAD)
+    stop = greedy("rotary", PROMPTS[1])[0][2]
+    keys = jax.random.split(jax.random.key(0), 1)
+    run = jax.jit(
+        lambda keys: generate(net._replace(extend=counted), params, tokens, segments, keys, stop=stop, max_new=50)
+    )
+    found = run(keys)
+    jax.effects_barrier()
+    # The prefill, then one call a token after the first: the stop token itself is never fed back.
+    assert calls == [8] + [1] * int(found.lengths[0, 0])
+
+
+BAD = {
+    "prompt 1 is empty": {"prompts": [[1], []]},
+    "there are no prompts": {"prompts": []},
+    "max_new must be positive": {"max_new": 0},
+    "candidates must be positive": {"candidates": 0},
+    "temperature must be 0": {"temperature": -1.0},
+    "top_k must be positive": {"temperature": 1.0, "top_k": 0},
+    "top_p must lie in": {"temperature": 1.0, "top_p": 1.5},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_settings_out_of_range_are_refused_in_one_sentence(message):
+    net, params = model("rotary")
+    changes = {"prompts": PROMPTS, **BAD[message]}
+    with pytest.raises(ConfigError, match=message):
+        sample(net, params, changes.pop("prompts"), **settings(**changes))
+
+
+def test_a_model_without_a_cache_is_refused():
+    with pytest.raises(ConfigError, match="no cached decoding"):
+        sample(build(MLPConfig()), {}, PROMPTS, **settings())
+
+
+def test_pass_at_k_counts_the_subsets_that_hold_a_correct_sample():
+    for n in range(1, 8):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                subsets = list(combinations([True] * c + [False] * (n - c), k))
+                assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    with pytest.raises(ConfigError, match="k must lie between 1 and the number of samples 3, got 4"):
+        pass_at_k(3, 1, 4)
+
+
+def test_best_at_k_counts_the_subsets_whose_best_score_is_correct():
+    correct, scores = [True, False, True, False, False], [0.1, 0.9, 0.5, 0.5, 0.3]
+    for k in range(1, 6):
+        chances = []
+        # Every order of the samples stands for one way to break ties.
+        for order in permutations(range(5)):
+            wins = [correct[max(subset, key=lambda i: scores[i])] for subset in combinations(order, k)]
+            chances.append(sum(wins) / len(wins))
+        assert best_at_k(correct, scores, k) == pytest.approx(np.mean(chances))
+        assert best_at_k(correct, [float(right) for right in correct], k) == pytest.approx(pass_at_k(5, 2, k))
+
+
+def test_votes_go_to_numbers_and_ties_to_the_first_seen():
+    assert majority_vote([3, Fraction(1, 2), 0.5, None, "x"]) == Fraction(1, 2)
+    assert majority_vote([2.0004, 7, 2, 7, 2]) == 2.0004
+    assert majority_vote([5, 4, 4, 5]) == 5
+    assert majority_vote([None, "4", float("nan"), float("inf"), True]) is None
+    assert majority_vote([10**400, 10**400, 1]) == 10**400
+    assert weighted_vote([1, 2, 2], [5.0, 0.0, 0.1]) == 2
+    assert weighted_vote([1, 2, 2], [800.0, -800.0, -1.0]) == 1
+    assert best_score(["a", "b", "c"], [0.1, 0.7, 0.7]) == "b"
