@@ -156,6 +156,11 @@ def test_configurations_load_without_jax():
     assert "jax" not in modules_after("import lm.config, lm.strict, lm.exits")
 
 
+def test_tasks_and_drivers_load_data_libraries_only_in_use():
+    heavy = {"tensorflow", "tensorflow_datasets", "grain", "array_record", "tokenizers", "orbax"}
+    assert not heavy & modules_after("import tasks.registry, lm.train, lm.sweep, lm.decode, lm.data")
+
+
 def readme_tree():
     """Return the paths that the tree in the README names."""
     block = re.search(r"^## The tree\n+```\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
