@@ -1,6 +1,7 @@
 """Laws of the scorers, of reading GSM8K and of the corpus (TinyGSM sheet, section 13, checks 3, 5 and 6)."""
 
 import dataclasses
+import doctest
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from lm.data import Codec, Corpus, read_jsonl
 from lm.exits import UserError
 from lm.strict import ConfigError
-from tasks.math import gsm8k
+from tasks.math import generator, gsm8k, interpreter, scorers, tinygsm
+from tasks.math import problem as problem_module
 from tasks.math.data import MathData, build, document, held_out, mix, prompt, training_problems
 from tasks.math.generator import problem
 from tasks.math.interpreter import run
@@ -64,6 +66,12 @@ def test_a_solution_without_an_answer_is_refused(text):
 )
 def test_strict_and_lenient(completion, gold, strict, lenient):
     assert grade(completion, gold)[:2] == (strict, lenient)
+
+
+@pytest.mark.parametrize("module", [problem_module, generator, interpreter, scorers, gsm8k, tinygsm])
+def test_the_examples_in_docstrings_are_real(module):
+    failed, tried = doctest.testmod(module)
+    assert tried > 0 and failed == 0
 
 
 @needs_gsm8k

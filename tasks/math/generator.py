@@ -15,7 +15,7 @@ from tasks.math.problem import Problem, Term, figure
 from tasks.math.steps import GIVEN, OPENINGS, STEPS, UNITS, Step
 from tasks.math.words import DISTRACTORS, NAMES, PARTS, THINGS
 
-STEP_WEIGHTS = (10, 24, 24, 18)  # of 1, 2, 3, 4 steps, as in GSM8K's training questions but for more single steps
+STEP_WEIGHTS = (10, 24, 24, 18, 11, 7, 4, 2)  # of 1 to 8 steps, nearly as in GSM8K's training questions
 FOLLOWED = frozenset(step.needs for step in STEPS)  # units that some step can go on from
 
 

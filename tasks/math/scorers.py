@@ -2,7 +2,7 @@
 
 >>> grade("def solve():\\n    return 36 / 4", 9)
 Grade(strict=True, lenient=True, outcome=Outcome(status='ok', value=9.0))
->>> grade("36 / 4 is 9", 9)
+>>> grade("Each friend gets 9 apples.", 9)
 Grade(strict=False, lenient=True, outcome=Outcome(status='syntax', value=None))
 """
 

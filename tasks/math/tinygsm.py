@@ -3,19 +3,20 @@
 Liu et al. 2023, arXiv 2312.09241. A generator with a grammar of word problems takes the place of the paper's
 teacher model, an interpreter over the syntax tree that of its executor:
 
-    Tom has 12 apples. Ana has 3 times as many apples as Tom. The shop is 7 miles away. How many ...?
-
+    >>> print(TinyGSM(distractor=1.0).show(seed=0, index=18, size=1))
+    Mark has 97 plates. Ana has 8 muffins. Ruth has 6 times as many plates as Mark. How many plates does Ruth have?
     def solve():
-        tom = 12
-        result = tom * 3
+        mark = 97
+        result = mark * 6
         return result
+    -> 582
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -28,7 +29,7 @@ from lm.strict import ConfigError
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
 from tasks.math import gsm8k
 from tasks.math.data import HELD_OUT, MathData, build, held_out, prompt
-from tasks.math.generator import problem
+from tasks.math.generator import STEP_WEIGHTS, problem
 from tasks.math.problem import Problem, figure
 from tasks.math.scorers import Grade, grade, grade_text
 from tasks.task import Task
@@ -74,9 +75,10 @@ class TinyGSM(Task):
     test_count: int = 500  # of each split
 
     def __post_init__(self):
-        if not 1 <= self.min_steps <= self.max_steps <= 4:
+        most = len(STEP_WEIGHTS)
+        if not 1 <= self.min_steps <= self.max_steps <= most:
             raise ConfigError(
-                f"task.min_steps and task.max_steps must satisfy 1 <= min <= max <= 4, "
+                f"task.min_steps and task.max_steps must satisfy 1 <= min_steps <= max_steps <= {most}, "
                 f"got {self.min_steps} and {self.max_steps}"
             )
         if not 0 <= self.distractor <= 1:
@@ -96,7 +98,7 @@ class TinyGSM(Task):
         return tuple(range(self.min_steps, self.max_steps + 1))
 
     def show(self, seed: int, index: int, size: int) -> str:
-        p = problem(seed, HELD_OUT + index, steps=(size, size), distractor=self.distractor)
+        p = problem(seed, HELD_OUT + index, **replace(self, min_steps=size, max_steps=size).settings)
         return f"{p.question}\n{p.code}\n-> {figure(p.answer)}"
 
     def source(self, recipe: Recipe, folder: Path) -> Source:
@@ -171,6 +173,7 @@ def _example(a: Asked, completion: str, graded: Grade) -> dict[str, Any]:
         "prediction": status if value is None else f"{value:g}",
         "right": graded.strict,
         "program": completion,
+        "steps": a.problem.steps if a.problem else None,
         "split": a.split,
     }
 

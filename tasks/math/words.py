@@ -1,7 +1,7 @@
 """Who has what: the names, things and idle remarks that fill word problems."""
 
 NAMES = (
-    ("Tom", "he"), ("Ben", "he"), ("Sam", "he"), ("Max", "he"), ("Leo", "he"), ("Dan", "he"), ("Jack", "he"),
+    ("Tom", "he"), ("Ben", "he"), ("Sam", "he"), ("Mark", "he"), ("Leo", "he"), ("Dan", "he"), ("Jack", "he"),
     ("Omar", "he"), ("Paul", "he"), ("Ravi", "he"), ("Hugo", "he"), ("Ivan", "he"), ("Luis", "he"), ("Noah", "he"),
     ("Ana", "she"), ("Mia", "she"), ("Eva", "she"), ("Zoe", "she"), ("Lily", "she"), ("Emma", "she"), ("Nora", "she"),
     ("Rosa", "she"), ("Sara", "she"), ("Kate", "she"), ("Ella", "she"), ("Mei", "she"), ("Ruth", "she"),
