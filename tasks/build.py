@@ -50,5 +50,5 @@ def concatenate(parts: Sequence[Array], lengths: Sequence[Array | int], size: in
     for part, length in zip(parts, lengths, strict=True):
         end, skipped = end + length, skipped + part.shape[0] - length
         index = jnp.where(order >= end, order + skipped, index)
-    index = jnp.where(order >= end, sum(part.shape[0] for part in parts), index)
-    return jnp.concatenate([*parts, jnp.full(1, padding)])[index]
+    # Beyond the end of the last part every index lies at or past the padding.
+    return jnp.take(jnp.concatenate([*parts, jnp.full(1, padding)]), index, mode="clip")
