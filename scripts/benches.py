@@ -1,34 +1,24 @@
-"""What scripts/bench.py measures: each bench returns figures that its claims name, as ratios within one run."""
+"""What scripts/bench.py measures: speed as ratios within one run, and what faults and other machines change.
+
+Each is an experiment whose seeds are repetitions.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import os
+import random
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tasks.task import Claim
+from tasks.task import Claim, Experiment
 
-CLAIMS: Mapping[str, tuple[Claim, ...]] = {
-    "data": (
-        Claim("", "Flip-flop strings drawn inside the step: share of a step of flip_flop_cpu", "share", at_most=0.05),
-        Claim("", "The same, steps a second with data drawn in the step", "steps_per_second", at_least=0.0),
-    ),
-    "population": (
-        Claim("", "8 seeds as one program against 8 runs: wall time, start and compilation in", "start", at_least=1.0),
-        Claim("", "The same in steady state, steps alone", "steady", at_least=1.0),
-        Claim("", "Largest difference of a weight between a member and its single run", "difference", at_most=1e-6),
-    ),
-    "imports": (
-        Claim("", "Seconds to import lm, above the interpreter's own start", "lm", at_most=0.2),
-        Claim("", "Seconds to import tasks", "tasks", at_most=0.2),
-    ),
-}
+RECIPE = "flip_flop_attention_cpu"
 
 
 def seconds(*calls: Callable[[], Any], rounds: int = 7) -> list[float]:
@@ -45,88 +35,173 @@ def seconds(*calls: Callable[[], Any], rounds: int = 7) -> list[float]:
     return [median(kept) for kept in times]
 
 
-def data(steps: int = 20) -> dict[str, float]:
+def command(*words: object, devices: int = 1, launch: Sequence[str] = ()) -> float:
+    """Run a script of this project and return its seconds."""
+    begun = time.perf_counter()
+    subprocess.run(
+        [*launch, sys.executable, *map(str, words), "--quiet"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+    )
+    return time.perf_counter() - begun
+
+
+def prepared(name: str) -> tuple[Any, Callable[..., Any], Any]:
+    """Return a recipe's source, its step, and a function from a seed to a fresh state."""
+    import jax
+
+    from lm.train import build_net, init_state, make_step, parts_of
+    from tasks.registry import RECIPES
+
+    recipe = RECIPES[name]()
+    net, source = build_net(recipe), recipe.task.source(recipe, Path())
+    objective, optimizer, _ = parts_of(recipe)
+    step = make_step(net, objective, optimizer, source.draw)
+    return source, step, lambda seed: init_state(net, optimizer, jax.random.key(seed))
+
+
+def data_share(steps: int = 20) -> dict[str, float]:
     """Time steps that draw their batch against the drawing alone, on the flip-flop recipe."""
     import jax
 
-    from lm.train import build_net, init_state, make_step, parts_of, repeat
-    from tasks.registry import RECIPES
+    from lm.train import repeat
 
-    recipe = RECIPES["flip_flop_cpu"]()
-    net, source = build_net(recipe), recipe.task.source(recipe, Path())
-    objective, optimizer, _ = parts_of(recipe)
-    state = init_state(net, optimizer, jax.random.key(0))
-    run = jax.jit(repeat(make_step(net, objective, optimizer, source.draw)))
+    source, step, begin = prepared("flip_flop_cpu")
+    state = begin(0)
 
     def only(state: Any, batch: Any) -> Any:
-        drawn = source.draw(state.key, state.step)
-        used = sum(x.sum() for x in jax.tree.leaves(drawn))
+        used = sum(x.sum() for x in jax.tree.leaves(source.draw(state.key, state.step)))
         return state._replace(step=state.step + 1), {"used": used}
 
-    draw = jax.jit(repeat(only))
+    run, draw = jax.jit(repeat(step)), jax.jit(repeat(only))
     whole, alone = seconds(lambda: run(state, None, steps), lambda: draw(state, None, steps))
-    return {"share": alone / whole, "steps_per_second": steps / whole}
+    return {"data_share": alone / whole, "flip_flop_steps_per_second": steps / whole}
 
 
-def population(members: int = 8, steps: int = 200) -> dict[str, float]:
-    """Time a sweep over seeds against single runs of the same recipe, whole commands and steps alone."""
-    common = ["flip_flop_attention_cpu", f"--train.steps={steps}"]
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        _run("scripts/sweep.py", *common, "--seeds", str(members), "--workdir", f"{folder}/sweep")
-        together = time.perf_counter() - begun
-        begun = time.perf_counter()
-        for seed in range(members):
-            _run("scripts/train.py", *common, f"--train.seed={seed}", "--workdir", f"{folder}/{seed}")
-        apart = time.perf_counter() - begun
-    return {"start": apart / together, **_steady(members)}
-
-
-def _steady(members: int, steps: int = 20) -> dict[str, float]:
+def population(folder: Path, members: int = 8, steps: int = 200) -> dict[str, float]:
+    """Time a sweep over seeds against single runs: whole commands, and steps alone."""
     import jax
     import jax.numpy as jnp
 
     from lm.sweep import over_members
-    from lm.train import build_net, init_state, make_step, parts_of, repeat
-    from tasks.registry import RECIPES
+    from lm.train import repeat
 
-    recipe = RECIPES["flip_flop_attention_cpu"]()
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=200))
-    net, source = build_net(recipe), recipe.task.source(recipe, Path())
-    objective, optimizer, _ = parts_of(recipe)
-    run = repeat(make_step(net, objective, optimizer, source.draw))
-    states = [init_state(net, optimizer, jax.random.key(seed)) for seed in range(members)]
+    common = (RECIPE, f"--train.steps={steps}")
+    together = command("scripts/sweep.py", *common, "--seeds", members, "--workdir", folder / "sweep")
+    apart = sum(
+        command("scripts/train.py", *common, f"--train.seed={seed}", "--workdir", folder / str(seed))
+        for seed in range(members)
+    )
+    _, step, begin = prepared(RECIPE)
+    run, states = repeat(step), [begin(seed) for seed in range(members)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    one, all_ = jax.jit(run), jax.jit(lambda s: over_members(lambda each: run(each, None, steps), s))
-    apart, together = seconds(lambda: [one(s, None, steps) for s in states], lambda: all_(stacked), rounds=5)
-    pairs = zip(jax.tree.leaves(all_(stacked)[0].params), _stack([one(s, None, steps) for s in states]), strict=True)
-    return {"steady": apart / together, "difference": max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs)}
-
-
-def _stack(results: Sequence[Any]) -> list[Any]:
-    import jax
-    import jax.numpy as jnp
-
-    return jax.tree.leaves(jax.tree.map(lambda *x: jnp.stack(x), *[state.params for state, _ in results]))
+    one, many = jax.jit(run), jax.jit(lambda s, count: over_members(lambda each: run(each, None, count), s))
+    loop, mapped = seconds(lambda: [one(s, None, 20) for s in states], lambda: many(stacked, 20), rounds=5)
+    singles = jax.tree.map(lambda *x: jnp.stack(x), *[one(s, None, steps)[0].params for s in states])
+    difference = largest_difference(many(stacked, steps)[0].params, singles)
+    return {
+        "sweep_whole": apart / together,
+        "sweep_steady": loop / mapped,
+        "sweep_difference": difference,
+        "sweep_seconds": together,
+        "runs_seconds": apart,
+    }
 
 
 def imports() -> dict[str, float]:
     """Time imports in fresh interpreters, above the start of one."""
 
     def start(code: str) -> float:
-        times = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            times.append(time.perf_counter() - begun)
-        return median(times)
+        return median(_python(code) for _ in range(5))
 
     bare = start("pass")
-    return {name: start(f"import {name}") - bare for name in ("lm", "tasks")}
+    return {f"import_{name}": start(f"import {name}") - bare for name in ("lm", "tasks")}
 
 
-def _run(*command: str) -> None:
-    subprocess.run([sys.executable, *command, "--quiet"], check=True, capture_output=True)
+def _python(code: str) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - begun
 
 
-BENCHES: Mapping[str, Callable[[], dict[str, float]]] = {"data": data, "population": population, "imports": imports}
+def largest_difference(a: Any, b: Any) -> float:
+    """Return the largest absolute difference of two trees."""
+    import jax
+    import numpy as np
+
+    return max(float(np.max(np.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def speed(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
+    """Measure what drawing, populations and imports cost."""
+    return {**data_share(), **population(workdir), **imports()}
+
+
+def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
+    """Compare the final weights of an uninterrupted run with those of one killed, one moved and one split."""
+    import jax
+
+    from scripts.runs import load, read_recipe
+
+    steps = 400
+    train = ("scripts/train.py", RECIPE, f"--train.steps={steps}", f"--train.seed={seed}", "--train.save_every=50")
+
+    def weights(name: str) -> Any:
+        return jax.device_get(load(read_recipe(workdir / name), workdir / name).params)
+
+    command(*train, "--workdir", workdir / "straight")
+    straight = weights("straight")
+    kills = killed(random.Random(seed), [sys.executable, *map(str, train), "--workdir", str(workdir / "killed")])
+    command(*train, "--workdir", workdir / "killed")
+    mesh = ("--mesh.fsdp", 2, "--mesh.tensor", 2)
+    command(*train, *mesh, "--workdir", workdir / "eight", "--until", steps // 2, devices=8)
+    command(*train, "--workdir", workdir / "eight")
+    launch = (sys.executable, "tpu/launch.py", "--local", "2", "--")
+    command(*train, "--mesh.fsdp", 2, "--workdir", workdir / "two", launch=launch)
+    return {
+        "kills": kills,
+        "killed_difference": largest_difference(weights("killed"), straight),
+        "eight_to_one_difference": largest_difference(weights("eight"), straight),
+        "two_processes_difference": largest_difference(weights("two"), straight),
+    }
+
+
+def killed(rng: random.Random, line: Sequence[str], times: int = 3) -> int:
+    """Start a command so many times and kill -9 it at a random moment after its first checkpoint; count the kills."""
+    kills = 0
+    checkpoints = Path(line[-1]) / "checkpoints"
+    for _ in range(times):
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            before = newest(checkpoints)
+            while newest(checkpoints) == before and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(rng.random())
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+    return kills
+
+
+def newest(checkpoints: Path) -> int:
+    """Return the newest committed step in a folder, -1 where there is none."""
+    return max((int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), default=-1)
+
+
+WITHIN = 1e-3  # Adam magnifies another order of addition while gradients are small, over 400 steps
+SPEED = (
+    Claim("", "Flip-flop strings drawn inside the step: share of a step", "data_share", at_most=0.05),
+    Claim("", "8 seeds as one program against 8 runs, start and compilation in: ratio of seconds", "sweep_whole", 1.0),
+    Claim("", "The same, steps alone: ratio of seconds", "sweep_steady", 1.0),
+    Claim("", "Largest difference of a weight between a member and its single run", "sweep_difference", at_most=1e-6),
+    Claim("", "Seconds to import lm, above the interpreter's own start", "import_lm", at_most=0.2),
+    Claim("", "Seconds to import tasks, likewise", "import_tasks", at_most=0.2),
+)
+FAULTS = (
+    Claim("", "Killed three times and resumed: largest difference of a weight", "killed_difference", at_most=0.0),
+    Claim("", "Half on 8 devices, half on one: the same", "eight_to_one_difference", at_most=WITHIN),
+    Claim("", "Two processes of one device each: the same", "two_processes_difference", at_most=WITHIN),
+)
+BENCHES = {
+    "speed": Experiment("speed", "Speed", SPEED, speed),
+    "faults": Experiment("faults", "Faults and other machines", FAULTS, faults),
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from tyro.conf import Positional
 
 from lm.exits import UserError, main_guard
 from scripts.cli import parse, pick
-from scripts.results import measure, save, table
+from scripts.results import publish
+
+COMMAND = "python scripts/reproduce.py"
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,10 @@ def main(argv: list[str]) -> None:
     chosen = [pick(EXPERIMENTS, name, "experiment") for name in (EXPERIMENTS if options.all else options.names)]
     if not chosen:
         raise UserError(f"name an experiment ({', '.join(EXPERIMENTS)}) or give --all")
-    missed = False
-    for experiment in chosen:
-        name = f"{experiment.name}.{options.scale}"
-        shutil.rmtree(options.workdir / name, ignore_errors=True)
-        result = measure(experiment, options.scale, options.workdir / name)
-        missed |= not all(claim["passed"] for claim in result["claims"])
-        print(f"{result['paper']}\n{table(result['claims'])}\n")
-        save(result, options.docs)
-    if missed:
+    scale, held = options.scale, []
+    for each in chosen:
+        held.append(publish(each, scale, options.workdir, options.docs, f"{COMMAND} {each.name} --scale {scale}"))
+    if not all(held):
         raise SystemExit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +46,8 @@ def judge(claim: Claim, measured: Sequence[float], seeds: Sequence[int]) -> dict
     }
 
 
-def measure(experiment: Experiment, scale: str, workdir: Path) -> dict[str, Any]:
-    """Run an experiment over its seeds and judge its claims."""
+def measure(experiment: Experiment, scale: str, workdir: Path, command: str) -> dict[str, Any]:
+    """Run an experiment over its seeds and judge its claims; `command` is what repeats it."""
     claims = [claim for claim in experiment.claims if claim.scale == scale]
     if not claims:
         raise UserError(f"{experiment.name} claims nothing at scale {scale}")
@@ -56,11 +57,18 @@ def measure(experiment: Experiment, scale: str, workdir: Path) -> dict[str, Any]
     seconds = round(time.monotonic() - begun, 1)
     judged = [judge(claim, [float(f[claim.metric]) for f in figures], seeds) for claim in claims]
     head = {"name": experiment.name, "paper": experiment.paper, "scale": scale, "claims": judged}
-    return {
-        **head,
-        **provenance_of(f"python scripts/reproduce.py {experiment.name} --scale {scale}"),
-        "wall_seconds": seconds,
-    }
+    everything = {metric: [float(f[metric]) for f in figures] for metric in figures[0]}
+    return {**head, "figures": everything, **provenance_of(command), "wall_seconds": seconds}
+
+
+def publish(experiment: Experiment, scale: str, workdir: Path, docs: Path, command: str) -> bool:
+    """Measure an experiment, print its table, write its file and the page; return whether all its claims hold."""
+    name = f"{experiment.name}.{scale}"
+    shutil.rmtree(workdir / name, ignore_errors=True)
+    result = measure(experiment, scale, workdir / name, command)
+    print(f"{result['paper']}\n{table(result['claims'])}\n{others(result)}\n")
+    save(result, docs)
+    return all(claim["passed"] for claim in result["claims"])
 
 
 def provenance_of(command: str) -> dict[str, Any]:
@@ -95,13 +103,23 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def others(result: Mapping[str, Any]) -> str:
+    """Return the figures that no claim names, as one line."""
+    claimed = {claim["metric"] for claim in result["claims"]}
+    rest = {metric: each for metric, each in result["figures"].items() if metric not in claimed}
+    shown = ", ".join(f"{metric} {statistics.median(each):.4g}" for metric, each in rest.items())
+    return f"Also measured (medians): {shown}." if rest else ""
+
+
 def render(folder: Path) -> str:
     """Return the page of all the results in a folder."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     passed = [claim["passed"] for result in results for claim in result["claims"]]
-    page = f"# Results\n\n{sum(passed)} of {len(passed)} claims hold. `scripts/reproduce.py` writes this page.\n"
+    page = f"# Results\n\n{sum(passed)} of {len(passed)} claims hold. "
+    page += "`scripts/reproduce.py` and `scripts/bench.py` write this page.\n"
     for result in results:
         where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
         page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"
+        page += f"{others(result)}\n\n" if others(result) else ""
         page += f"`{result['command']}`: {result['wall_seconds']:.0f} s on {where}, {result['date'][:10]}.\n"
     return page
