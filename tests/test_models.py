@@ -21,6 +21,7 @@ from lm.config import (
     TransformerConfig,
 )
 from lm.models import blocked_attention, build, causal_attention, make_scheme, plain_attention
+from lm.models.layers import compute_dtype, unrolled
 from lm.strict import ConfigError
 from lm.types import Batch
 
@@ -51,8 +52,12 @@ every_model = pytest.mark.parametrize("name", MODELS)
 def some_params(net):
     """Return parameters far from any initialisation, so that no law holds because a bias is zero or a scale one."""
     rng = np.random.default_rng(9)
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 + 0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+    def some(path, leaf):
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(start + 0.3 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(some, jax.eval_shape(net.init, jax.random.key(0)))
 
 
 @cache
@@ -137,6 +142,17 @@ def test_cached_decoding_equals_the_full_pass(name):
     real = batch.segments != 0
     assert int(state.index) == L
     assert_close(jnp.concatenate(found, axis=1)[real], logits(params, batch)[real])
+
+
+def test_a_cache_taken_back_forgets_what_it_saw():
+    net, params, logits = model("rotary, grouped")
+    batch, seen = make_batch("rotary, grouped", 1), make_batch("rotary, grouped", 1, seed=3)
+    extend = jax.jit(net.extend)
+    _, state = extend(params, cut(seen, slice(0, 4)), net.cache(B, L))
+    _, state = extend(params, cut(batch, slice(0, 4)), state._replace(index=jnp.zeros((), jnp.int32)))
+    _, state = extend(params, cut(seen, slice(4, 8)), state)
+    outputs, _ = extend(params, cut(batch, slice(4, 8)), state._replace(index=jnp.full((), 4, jnp.int32)))
+    assert_close(outputs.logits, logits(params, batch)[:, 4:8])
 
 
 @pytest.mark.parametrize("name", ["learned, t5", "relative"])
@@ -295,6 +311,12 @@ def test_a_key_turns_on_what_is_random(name):
     assert_close(one, again)
     assert float(jnp.abs(one - other).max()) > 1e-4
     assert_close(logits(), logits())
+
+
+def test_precision_and_unrolling_follow_the_device(monkeypatch):
+    assert (compute_dtype("auto"), unrolled(8), unrolled(9)) == ("float32", True, False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (compute_dtype("auto"), compute_dtype("float32"), unrolled(2)) == ("bfloat16", "float32", False)
 
 
 @pytest.mark.parametrize("name", ["rotary, grouped", "lstm"])
