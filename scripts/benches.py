@@ -144,8 +144,8 @@ def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
 
     from scripts.runs import load, read_recipe
 
-    steps = 400
-    train = ("scripts/train.py", RECIPE, f"--train.steps={steps}", f"--train.seed={seed}", "--train.save_every=50")
+    steps = 200
+    train = ("scripts/train.py", RECIPE, f"--train.steps={steps}", f"--train.seed={seed}", "--train.save_every=25")
 
     def weights(name: str) -> Any:
         return jax.device_get(load(read_recipe(workdir / name), workdir / name).params)
@@ -187,7 +187,7 @@ def newest(checkpoints: Path) -> int:
     return max((int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), default=-1)
 
 
-WITHIN = 1e-3  # Adam magnifies another order of addition while gradients are small, over 400 steps
+WITHIN = 1e-3  # Adam magnifies another order of addition while gradients are small, over 200 steps
 SPEED = (
     Claim("", "Flip-flop strings drawn inside the step: share of a step", "data_share", at_most=0.05),
     Claim("", "8 seeds as one program against 8 runs, start and compilation in: ratio of seconds", "sweep_whole", 1.0),
