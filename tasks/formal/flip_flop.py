@@ -154,21 +154,22 @@ def flip_flop_cpu() -> Recipe:
 
 
 def flip_flop_attention_cpu() -> Recipe:
-    """One attention layer on the automaton: right in distribution, glitches on both tails.
+    """One attention layer on the automaton: right where it was trained, glitches on both tails.
 
-    Liu et al. 2023, result R1 in small: no error at 80 % ignores, 2-8 % at 98 %, about 1 % at 10 %.
-    About 45 s on one CPU core.
+    Liu et al. 2023, result R1 in small, with the paper's optimizer: no error at 80 % ignores, 8 % at 98 %, below 1 %
+    at 10 %. About 30 s on one CPU core.
     python scripts/train.py flip_flop_attention_cpu
     """
-    task = FlipFlop(length=64, form="automaton")
-    return Recipe(
+    recurrent = flip_flop_cpu()
+    return replace(
+        recurrent,
         name="flip_flop_attention_cpu",
-        task=task,
+        task=FlipFlop(length=64, form="automaton"),
         model=TransformerConfig(
             vocabulary=3, depth=1, width=64, heads=4, norm="layer", bias=True, tied=False, positions=Learned(rows=64)
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant", beta2=0.999),
-        train=TrainConfig(steps=1500, batch_size=32, steps_per_dispatch=10),
+        optimizer=replace(recurrent.optimizer, learning_rate=1e-3),
+        train=replace(recurrent.train, steps=1500, batch_size=32),
     )
 
 
