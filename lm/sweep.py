@@ -46,6 +46,14 @@ class SweepResult(NamedTuple):
     members: list[Member]
     seconds: float
 
+    def points(self) -> dict[str, list[Member]]:
+        """Return the members of each grid point, under a name such as `model.depth 2, optimizer.beta1 0.9`."""
+        points: dict[str, list[Member]] = {}
+        for member in self.members:
+            name = ", ".join(f"{field} {value}" for field, value in member.values.items())
+            points.setdefault(name, []).append(member)
+        return points
+
 
 def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Return every combination of the grid's values; an empty grid has one point without any."""

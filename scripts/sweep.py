@@ -15,7 +15,7 @@ from typing import Any
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lm.exits import main_guard
+from lm.exits import UserError, main_guard
 from lm.report.svg import Series, line_chart, standalone
 from lm.strict import to_json
 from scripts.cli import parse_grid
@@ -33,26 +33,27 @@ def main(argv: list[str]) -> None:
 
     folder = options.workdir or Path("runs") / f"sweep-{recipe.name}"
     folder.mkdir(parents=True, exist_ok=True)
+    said, kept = {"recipe": json.loads(to_json(recipe)), "grid": _plain(grid)}, folder / "sweep.json"
+    if kept.exists() and {name: json.loads(kept.read_text()).get(name) for name in said} != said:
+        raise UserError(f"{kept} holds another sweep; name another folder with --workdir")
     result = run_sweep(recipe, grid, range(options.seeds), folder, say=lambda line: print(line, file=sys.stderr))
-    points: dict[str, list[Any]] = {}
-    for member in result.members:
-        name = ", ".join(f"{field} {value}" for field, value in member.values.items()) or recipe.name
-        points.setdefault(name, []).append(member)
     curves = []
-    for name, group in points.items():
+    for name, group in result.points().items():
         losses = list(zip(*([loss for _, loss in member.losses] for member in group), strict=True))
         mean, low, high = ([rule(each) for each in losses] for rule in (statistics.fmean, min, max))
-        curves.append(Series(name, [step for step, _ in group[0].losses], mean, low, high))
+        curves.append(Series(name or recipe.name, [step for step, _ in group[0].losses], mean, low, high))
         for metric in group[0].evaluation.metrics:
             each = [member.evaluation.metrics[metric].value for member in group]
-            spread = f"{min(each):.4f} to {max(each):.4f} over {len(each)} seeds"
-            print(f"{name}: {metric} {statistics.fmean(each):.4f} ({spread})")
+            spread = f"({min(each):.4f} to {max(each):.4f} over {len(each)} seeds)"
+            print(f"{name or recipe.name}: {metric} {statistics.fmean(each):.4f} {spread}")
     rows = [{"seed": m.seed, "values": m.values, "losses": m.losses, **m.evaluation.figures()} for m in result.members]
-    content = {"recipe": json.loads(to_json(recipe)), "seconds": result.seconds, "members": rows}
-    (folder / "sweep.json").write_text(json.dumps(content, indent=1, default=lambda value: json.loads(to_json(value))))
-    chart = standalone(line_chart(curves, x_label="step", y_label="loss", log=True))
-    (folder / "sweep.svg").write_text(chart, encoding="utf-8")
-    print(f"{len(rows)} runs in {result.seconds:.1f} s: {folder / 'sweep.json'}, {folder / 'sweep.svg'}")
+    kept.write_text(json.dumps({**said, "seconds": result.seconds, "members": _plain(rows)}, indent=1))
+    kept.with_suffix(".svg").write_text(standalone(line_chart(curves, x_label="step", y_label="loss", log=True)))
+    print(f"{len(rows)} runs in {result.seconds:.1f} s: {kept}, {kept.with_suffix('.svg')}")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda config: json.loads(to_json(config))))
 
 
 if __name__ == "__main__":

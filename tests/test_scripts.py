@@ -158,6 +158,8 @@ def test_sweep_leaves_every_member(call, tmp_path):
         (0, 1e-3), (1, 1e-3), (0, 3e-4), (1, 3e-4),
     ]  # fmt: skip
     assert (tmp_path / "sweep.svg").read_text().startswith("<svg")
+    code, _, err = call("sweep", f"{TINY} --seeds 2 --optimizer.learning_rate 1e-3 1e-4 --workdir {tmp_path}")
+    assert (code, "holds another sweep" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
