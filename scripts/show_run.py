@@ -30,8 +30,9 @@ def main(argv: list[str]) -> None:
     examples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     for example in [e for e in examples if e["right"]][: options.examples]:
         for name in ("question", "program", "prediction", "target"):
-            if name in example:
-                print(f"{name}:\n{textwrap.indent(example[name].strip(), '    ')}")
+            text = example[name].strip() if name in example else ""
+            if text:
+                print(f"{name}:\n{textwrap.indent(text, '    ')}" if "\n" in text else f"{name}: {text}")
         print()
     for name, rate in summary["metrics"].items():
         interval = f"95 % interval {rate['low']:.1%} to {rate['high']:.1%}, n = {rate['count']:,}"

@@ -26,6 +26,7 @@ TINY = "--train.steps 2 --train.batch_size 2 --model.width 16"
 REDUCED = {
     "train.py flip_flop_cpu": f"{TINY} --task.length 16",
     "train.py flip_flop_attention_cpu": f"{TINY} --task.length 16",
+    "prepare_data.py tinygsm_cpu": "--data.problems 100 --task.test_count 2",
     "train.py tinygsm_cpu": f"{TINY} --model.depth 1 --data.problems 100 --task.test_count 2",
     "sweep.py flip_flop_cpu": f"{TINY} --task.length 16",
 }
