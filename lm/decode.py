@@ -139,13 +139,14 @@ def generate(
 
     All candidates of a prompt share its prefill. `logprobs` are the model's own, before temperature and truncation.
     """
-    if net.extend is None:
+    extend, new_cache = net.extend, net.cache
+    if extend is None or new_cache is None:
         raise ConfigError("this model has no cached decoding and cannot be sampled from")
     batch, length = tokens_BL.shape
     positions_BL = jnp.maximum(jnp.cumsum(segments_BL, axis=1) - 1, 0)
     # Behind the barrier the empty cache is no constant: XLA would fold what attention makes of it, for minutes.
-    cache = jax.lax.optimization_barrier(net.cache(batch, length + max_new))
-    outputs, cache = net.extend(params, _new_tokens(tokens_BL, positions_BL, segments_BL), cache)
+    cache = jax.lax.optimization_barrier(new_cache(batch, length + max_new))
+    outputs, cache = extend(params, _new_tokens(tokens_BL, positions_BL, segments_BL), cache)
     rows = batch * candidates
     cache = cache._replace(
         layers=jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=1), cache.layers),
@@ -161,7 +162,7 @@ def generate(
     def step(carry: tuple[Array, _State]) -> tuple[Array, _State]:
         time, state = carry
         batch = _new_tokens(state.last_R[:, None], (prompt_R + time - 1)[:, None], jnp.ones((rows, 1), jnp.int32))
-        outputs, cache = net.extend(params, batch, state.cache)
+        outputs, cache = extend(params, batch, state.cache)
         return time + 1, accept(state._replace(cache=cache), _last_logits(outputs), time)
 
     zeros_R = jnp.zeros(rows, jnp.int32)

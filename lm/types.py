@@ -81,9 +81,9 @@ class Outputs(NamedTuple):
 class Cache(NamedTuple):
     """The decoding state of a net: what `extend` has seen so far.
 
-    Every leaf of `layers` is [N, B, ...], every leaf of `tokens` is [B, ...] (positions and segments of the
-    cached keys, say), and `index` is the number of slots in use, one for the whole batch: prompts are padded
-    on the left with segment 0, so all rows write to the same slot.
+    Every leaf of `layers` is [n, B, ...] for all or some of the layers, every leaf of `tokens` is [B, ...]
+    (positions and segments of the cached keys, say), and `index` is the number of slots in use, one for the
+    whole batch: prompts are padded on the left with segment 0, so all rows write to the same slot.
     """
 
     layers: Any

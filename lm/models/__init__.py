@@ -7,6 +7,9 @@ The modules behind them are plain Flax Linen modules, for use on their own:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from lm.config import MLPConfig, ModelConfig, RNNConfig, TransformerConfig
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
@@ -29,7 +32,7 @@ __all__ = [
     "Scheme", "make_scheme",
 ]  # fmt: skip
 
-NETS = {TransformerConfig: transformer_net, RNNConfig: rnn_net, MLPConfig: mlp_net}
+NETS: dict[type, Callable[[Any], Net]] = {TransformerConfig: transformer_net, RNNConfig: rnn_net, MLPConfig: mlp_net}
 
 
 def build(config: ModelConfig) -> Net:

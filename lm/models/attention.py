@@ -20,17 +20,16 @@ from lm.types import Array
 QUERY_BLOCK = 64
 MASKED = -1e30
 
-# slices of queries and keys -> what is added to their scores, [B, H, Q, S]
-Bias = Callable[[slice, slice], Array]
+# (slice of the queries, slice of the keys) -> what is added to their scores, [B, H, Q, S], or nothing
+Bias = Callable[[slice, slice], Array | None]
 LayerCache = tuple[Array, Array]
 
 
 class Past(NamedTuple):
-    """What all layers know of the cached keys: segments [B, S], positions [B, S] where a bias asks, slots in use."""
+    """How new tokens see T = S + Q keys, the cached ones, then their own: allowed [B, 1, Q, T], positions [B, T]."""
 
-    segments: Array
-    positions: Array | None
-    index: Array
+    allowed: Array
+    positions: Array
 
 
 class Context(NamedTuple):
@@ -39,7 +38,7 @@ class Context(NamedTuple):
     positions: Array
     segments: Array | None = None
     rotation: tuple[Array, Array] | None = None
-    tables: Tables | None = None
+    tables: Tables = None
     past: Past | None = None
 
 
@@ -82,9 +81,8 @@ def _attend_window(q_BHLh, k_BKLh, v_BKLh, window: slice, scale, segments_BL, bi
     if segments_BL is not None:
         allowed = allowed & _same_segment(segments_BL[:, window], segments_BL[:, seen])
     scores_BHQS = _scores(q_BHLh[:, :, window], k_BKLh[:, :, seen], scale)
-    if bias is not None:
-        scores_BHQS = scores_BHQS + bias(window, seen)
-    return _weighted_sum(jax.nn.softmax(jnp.where(allowed, scores_BHQS, MASKED)), v_BKLh[:, :, seen])
+    weights_BHQS = _softmax(scores_BHQS, allowed, bias and bias(window, seen))
+    return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
 
 
 def cached_attention(
@@ -94,29 +92,28 @@ def cached_attention(
     cache: LayerCache,
     *,
     scale: float,
-    context: Context,
-    bias: Callable[[Array, Array], Array] | None = None,
+    allowed_B1QT: Array,
+    bias_BHQT: Array | None = None,
 ) -> Array:
-    """Attend from new tokens to the cached keys and to each other, [B, H, Q, h].
+    """Attend from new tokens to the cached keys and to their own, [B, H, Q, h].
 
     The cache is read as it was before these tokens, so that the caller can write it in place afterwards.
     """
     old_k_BKSh, old_v_BKSh = cache
-    past, segments_BQ = context.past, context.segments
-    used_S = jnp.arange(old_k_BKSh.shape[2]) < past.index
-    causal_QQ = jnp.tri(q_BHQh.shape[2], dtype=bool)
-    old_BHQS = _scores(q_BHQh, old_k_BKSh, scale)
-    new_BHQQ = _scores(q_BHQh, k_BKQh, scale)
-    if bias is not None:
-        old_BHQS = old_BHQS + bias(context.positions, past.positions)
-        new_BHQQ = new_BHQQ + bias(context.positions, context.positions)
-    old_allowed = _same_segment(segments_BQ, past.segments) & used_S[None, None, None]
-    new_allowed = _same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
-    old_BHQS = jnp.where(old_allowed, old_BHQS, MASKED)
-    new_BHQQ = jnp.where(new_allowed, new_BHQQ, MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([old_BHQS, new_BHQQ], axis=-1))
-    old_weights, new_weights = jnp.split(weights, [old_k_BKSh.shape[2]], axis=-1)
-    return _weighted_sum(old_weights, old_v_BKSh) + _weighted_sum(new_weights, v_BKQh)
+    slots = old_k_BKSh.shape[2]
+    scores_BHQT = jnp.concatenate([_scores(q_BHQh, old_k_BKSh, scale), _scores(q_BHQh, k_BKQh, scale)], axis=-1)
+    weights_BHQT = _softmax(scores_BHQT, allowed_B1QT, bias_BHQT)
+    old_BHQh = _weighted_sum(weights_BHQT[..., :slots], old_v_BKSh)
+    return old_BHQh + _weighted_sum(weights_BHQT[..., slots:], v_BKQh)
+
+
+def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array) -> Array:
+    """Return which of the cached keys, then of their own, new tokens see: [B, 1, Q, S + Q]."""
+    used_S = jnp.arange(cached_BS.shape[1]) < index
+    causal_QQ = jnp.tri(segments_BQ.shape[1], dtype=bool)
+    old_B1QS = _same_segment(segments_BQ, cached_BS) & used_S[None, None, None]
+    new_B1QQ = _same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
+    return jnp.concatenate([old_B1QS, new_B1QQ], axis=-1)
 
 
 def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
@@ -132,6 +129,12 @@ def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:
     return scores.reshape(batch, heads, count, slots)
 
 
+def _softmax(scores_BHQS: Array, allowed: Array, bias_BHQS: Array | None) -> Array:
+    if bias_BHQS is not None:
+        scores_BHQS = scores_BHQS + bias_BHQS
+    return jax.nn.softmax(jnp.where(allowed, scores_BHQS, MASKED))
+
+
 def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
     batch, heads, count, slots = weights_BHQS.shape
     kv_heads, width = v_BKSh.shape[1], v_BKSh.shape[3]
@@ -142,7 +145,7 @@ def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
 class Attention(nn.Module):
     """Multi-head causal attention on rows [M, D], M = B * L, with grouped key/value heads.
 
-    `score_bias` (tables, query positions, key positions) -> [B, H, Q, S] is a position scheme's third hook.
+    `score_bias` (tables, query positions, key positions) -> [B, H, Q, S] or None is a position scheme's third hook.
     Returns the output rows and, where there is a cache, the keys and values [B, K, Q, h] to write into it.
     """
 
@@ -155,33 +158,44 @@ class Attention(nn.Module):
     query_init: Initialiser = fan_in_normal
     kernel_init: Initialiser = fan_in_normal
     residual_init: Initialiser = fan_in_normal
-    score_bias: Callable[[Tables, Array, Array], Array] | None = None
+    score_bias: Callable[[Tables, Array, Array], Array | None] | None = None
 
     @nn.compact
-    def __call__(self, x_MD: Array, context: Context, cache: LayerCache | None = None):
-        batch, length = context.positions.shape[:2]
+    def __call__(
+        self, x_MD: Array, context: Context, cache: LayerCache | None = None
+    ) -> tuple[Array, LayerCache | None]:
+        positions, past = context.positions, context.past
+        batch, length = positions.shape[:2]
 
         def project(name: str, heads: int, init: Initialiser) -> Array:
             y = Projection(heads * self.head_width, self.use_bias, self.dtype, init, name=name)(x_MD)
             return y.reshape(batch, length, heads, self.head_width)
 
-        def biased(queries_BQ: Array, keys_BS: Array) -> Array:
-            return self.score_bias(context.tables, queries_BQ, keys_BS)
-
-        def window_bias(queries: slice, keys: slice) -> Array:
-            return biased(context.positions[:, queries], context.positions[:, keys])
+        def bias(queries_BQ: Array, keys_BS: Array) -> Array | None:
+            return None if self.score_bias is None else self.score_bias(context.tables, queries_BQ, keys_BS)
 
         q_BHLh = rotate(project("query", self.heads, self.query_init), context.rotation).swapaxes(1, 2)
         k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
         v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
-        if cache is None:
-            bias = window_bias if self.score_bias else None
+        if cache is None or past is None:
             out_BHLh = causal_attention(
-                q_BHLh, k_BKLh, v_BKLh, scale=self.scale, segments_BL=context.segments, bias=bias
+                q_BHLh,
+                k_BKLh,
+                v_BKLh,
+                scale=self.scale,
+                segments_BL=context.segments,
+                bias=lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
             )
         else:
-            bias = biased if self.score_bias else None
-            out_BHLh = cached_attention(q_BHLh, k_BKLh, v_BKLh, cache, scale=self.scale, context=context, bias=bias)
+            out_BHLh = cached_attention(
+                q_BHLh,
+                k_BKLh,
+                v_BKLh,
+                cache,
+                scale=self.scale,
+                allowed_B1QT=past.allowed,
+                bias_BHQT=bias(positions, past.positions),
+            )
         out_MD = out_BHLh.swapaxes(1, 2).reshape(batch * length, self.heads * self.head_width)
         out_MD = Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="output")(out_MD)
         return out_MD, None if cache is None else (k_BKLh, v_BKLh)

@@ -15,6 +15,8 @@ Beside every kernel stands a `bias` where the configuration asks for it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,15 +32,15 @@ from lm.types import Array, Batch, Key, Net, Outputs, Params
 class InputEmbedding(nn.Module):
     """Embed ids [B, A] as [B, A, E], from one table or from one an input position."""
 
-    config: MLPConfig
+    rows: int
+    width: int
+    separate: bool
 
     @nn.compact
     def __call__(self, ids_BA: Array) -> Array:
-        config = self.config
-        one = (config.vocabulary, config.embedding)
-        shape = (config.inputs, *one) if config.separate else one
-        table = self.param("table", nn.initializers.normal(config.vocabulary**-0.5), shape)
-        axes = (0 if config.separate else None, 1)
+        tables = (ids_BA.shape[1],) if self.separate else ()
+        table = self.param("table", nn.initializers.normal(self.rows**-0.5), (*tables, self.rows, self.width))
+        axes = (0 if self.separate else None, 1)
         return jax.vmap(lambda table_VE, ids_B: jnp.take(table_VE, ids_B, axis=0), axes, 1)(table, ids_BA)
 
 
@@ -63,8 +65,11 @@ class MLP(nn.Module):
     def __call__(self, inputs_BA: Array) -> Outputs:
         config = resolve(self.config)
         dtype = jnp.dtype(config.dtype)
-        x = inputs_BA if config.vocabulary is None else InputEmbedding(config, name="embedding")(inputs_BA)
-        x_BD = Projection(config.width, config.bias, dtype, name="input")(x.reshape(x.shape[0], -1))
+        x_BA = inputs_BA
+        if config.vocabulary is not None:
+            embedding = InputEmbedding(config.vocabulary, config.embedding, config.separate, name="embedding")
+            x_BA = embedding(inputs_BA).reshape(inputs_BA.shape[0], -1)
+        x_BD = Projection(config.width, config.bias, dtype, name="input")(x_BA)
         x_BD = ACTIVATIONS[config.activation](x_BD)
         if config.depth:
             scanned = nn.scan(
@@ -93,6 +98,7 @@ def mlp_net(config: MLPConfig) -> Net:
     """Return a perceptron as pure functions; a configuration that makes no model is a ConfigError here."""
     config = resolve(config)
     module = MLP(config)
+    run: Callable[..., Any] = module.apply
 
     @jax.jit
     def init(key: Key) -> Params:
@@ -100,6 +106,6 @@ def mlp_net(config: MLPConfig) -> Net:
         return module.init(key, jnp.zeros((1, config.inputs), kind))["params"]
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
-        return module.apply({"params": params}, batch.inputs)
+        return run({"params": params}, batch.inputs)
 
     return Net(init, apply)

@@ -20,15 +20,14 @@ from lm.config import ALiBi, Learned, NoPositions, Positions, Randomised, Relati
 from lm.strict import ConfigError, require_positive
 from lm.types import Array, Key
 
-Tables = dict[str, Array]
+Tables = Any  # the learned tables of a scheme by name: {"table": Array}
 
 
 @dataclass(frozen=True)
 class Scheme:
     """No positional signal: every hook is silent. The other schemes speak through one hook each.
 
-    `biased` says that `bias` speaks, so that cached keys must keep their positions; `many_axes` that
-    positions may be [B, L, A].
+    `many_axes` says that positions may be [B, L, A].
     """
 
     config: Any
@@ -36,7 +35,6 @@ class Scheme:
     heads: int
     head_width: int
 
-    biased = False
     many_axes = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -82,7 +80,7 @@ class LearnedScheme(Scheme):
             return jnp.take(table, positions_BLA, axis=0).sum(axis=-2)
         if positions_BLA.shape[-1] != self.config.axes:
             raise ConfigError(f"positions.axes is {self.config.axes}, the data has {positions_BLA.shape[-1]}")
-        return sum(jnp.take(table[a], positions_BLA[..., a], axis=0) for a in range(self.config.axes))
+        return jax.vmap(lambda rows, ids: jnp.take(rows, ids, axis=0), (0, -1))(table, positions_BLA).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ class ALiBiScheme(Scheme):
     """A penalty on the distance with a fixed slope a head."""
 
     config: ALiBi
-    biased = True
 
     def bias(self, tables: Tables, queries_BQ: Array, keys_BS: Array) -> Array:
         distance_BQS = jnp.abs(queries_BQ[:, :, None] - keys_BS[:, None, :]).astype(jnp.float32)
@@ -135,7 +132,6 @@ class RelativeBiasScheme(Scheme):
     """A learned bias a head and bucket: one bucket a distance at first, then logarithmic ones up to `longest`."""
 
     config: RelativeBias
-    biased = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.config.buckets < 2 * self.config.longest:
@@ -173,10 +169,6 @@ class RandomisedScheme(Scheme):
     @property
     def inner(self) -> Scheme:
         return make_scheme(self.config.inner, width=self.width, heads=self.heads, head_width=self.head_width)
-
-    @property
-    def biased(self) -> bool:
-        return self.inner.biased
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self.inner.shapes()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -124,6 +125,7 @@ def rnn_net(config: RNNConfig) -> Net:
     """Return a recurrent model as pure functions; a configuration that makes no model is a ConfigError here."""
     config = resolve(config)
     module, parts = RNN(config), CELLS[config.cell][2]
+    run: Callable[..., Any] = module.apply
 
     def cache(batch_size: int, length: int) -> Cache:
         del length  # the state does not grow
@@ -135,12 +137,12 @@ def rnn_net(config: RNNConfig) -> Net:
         return module.init(key, jnp.zeros((1, 1), jnp.int32), None, cache(1, 1))["params"]
 
     def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        return module.apply({"params": params}, batch.inputs, batch.segments, cache)
+        return run({"params": params}, batch.inputs, batch.segments, cache)
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
         rngs = {} if key is None else {"dropout": key}
         empty = cache(*batch.inputs.shape)
         arguments = (batch.inputs, batch.segments, empty)
-        return module.apply({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
+        return run({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
 
     return Net(init, apply, cache, extend)

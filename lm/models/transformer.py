@@ -30,22 +30,41 @@ Beside every kernel stands a `bias` where the configuration asks for it, beside 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.config import TransformerConfig
+from lm.config import Learned, TransformerConfig
 from lm.models import layers
-from lm.models.attention import Attention, Context, LayerCache, Past
+from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask
 from lm.models.layers import Embedding, FeedForward, Norm, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
 
 
-def resolve(config: TransformerConfig) -> TransformerConfig:
+@dataclasses.dataclass(frozen=True)
+class Resolved(TransformerConfig):
+    """A configuration that makes a model, with every derived value filled in."""
+
+    kv_heads: int = 1
+    head_width: int = 1
+    feedforward: int = 1
+    unroll: bool = False
+
+    @property
+    def scheme(self) -> Scheme:
+        return make_scheme(self.positions, width=self.width, heads=self.heads, head_width=self.head_width)
+
+    @property
+    def initialisers(self) -> layers.Initialisers:
+        return layers.initialisers(self.initialisation, depth=self.depth, width=self.width, head_width=self.head_width)
+
+
+def resolve(config: TransformerConfig) -> Resolved:
     """Return the configuration with every derived value filled in; raise ConfigError where it makes no model."""
     for name in ("vocabulary", "depth", "width", "heads", "norm_epsilon"):
         require_positive(f"model.{name}", getattr(config, name))
@@ -65,40 +84,28 @@ def resolve(config: TransformerConfig) -> TransformerConfig:
         raise ConfigError(f"model.heads {config.heads} is not a multiple of model.kv_heads {kv_heads}")
     gated_hidden = -(-8 * config.width // 24) * 8
     hidden = gated_hidden if config.activation in layers.GATED else 4 * config.width
-    resolved = dataclasses.replace(
-        config,
-        kv_heads=kv_heads,
-        head_width=config.head_width or config.width // config.heads,
-        feedforward=config.feedforward or hidden,
-        dtype=layers.compute_dtype(config.dtype),
-        unroll=layers.unrolled(config.depth) if config.unroll is None else config.unroll,
-    )
-    scheme_of(resolved)
+    derived = {
+        "kv_heads": kv_heads,
+        "head_width": config.head_width or config.width // config.heads,
+        "feedforward": config.feedforward or hidden,
+        "dtype": layers.compute_dtype(config.dtype),
+        "unroll": layers.unrolled(config.depth) if config.unroll is None else config.unroll,
+    }
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(TransformerConfig)}
+    resolved = Resolved(**{**given, **derived})
+    resolved.scheme  # noqa: B018 - a scheme checks its own settings when it is made
     return resolved
-
-
-def scheme_of(config: TransformerConfig) -> Scheme:
-    """Return the position scheme of a resolved configuration."""
-    return make_scheme(config.positions, width=config.width, heads=config.heads, head_width=config.head_width)
-
-
-def initialisers_of(config: TransformerConfig) -> layers.Initialisers:
-    """Return the initialisers of a resolved configuration."""
-    return layers.initialisers(
-        config.initialisation, depth=config.depth, width=config.width, head_width=config.head_width
-    )
 
 
 class Block(nn.Module):
     """Attention and feed-forward around the residual stream x [M, D]; the body of the scan over depth."""
 
-    config: TransformerConfig
+    config: Resolved
     deterministic: bool = True
 
     @nn.compact
     def __call__(self, x_MD: Array, cache: LayerCache | None, context: Context) -> tuple[Array, LayerCache | None]:
-        config, scheme, inits = self.config, scheme_of(self.config), initialisers_of(self.config)
-        dtype = jnp.dtype(config.dtype)
+        config, inits, dtype = self.config, self.config.initialisers, jnp.dtype(self.config.dtype)
         attention = Attention(
             heads=config.heads,
             kv_heads=config.kv_heads,
@@ -109,7 +116,7 @@ class Block(nn.Module):
             query_init=inits.query,
             kernel_init=inits.kernel,
             residual_init=inits.residual,
-            score_bias=scheme.bias if scheme.biased else None,
+            score_bias=config.scheme.bias,
             name="attention",
         )
         feedforward = FeedForward(
@@ -156,7 +163,7 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> tuple[Outputs, Cache | None]:
         config = resolve(self.config)
-        scheme, inits, dtype = scheme_of(config), initialisers_of(config), jnp.dtype(config.dtype)
+        scheme, inits, dtype = config.scheme, config.initialisers, jnp.dtype(config.dtype)
         batch, length = tokens_BL.shape
         if positions.ndim == 3 and not scheme.many_axes:
             raise ConfigError(f"model.positions {config.positions} takes one axis, got ids of shape {positions.shape}")
@@ -171,22 +178,23 @@ class Transformer(nn.Module):
             x_BLD = x_BLD + added_BLD.astype(dtype)
         x_BLD = nn.Dropout(config.embedding_dropout, deterministic=deterministic)(x_BLD)
 
-        if cache is not None and segments_BL is None:
-            segments_BL = jnp.ones_like(tokens_BL)
-        past = None if cache is None else Past(**cache.tokens, index=cache.index)
-        context = Context(positions, segments_BL, scheme.rotation(positions), tables, past)
+        context = Context(positions, segments_BL, scheme.rotation(positions), tables)
         x_MD = x_BLD.reshape(batch * length, config.width)
-        x_MD, written = _stack(config, deterministic, self.is_initializing())(
-            x_MD, None if cache is None else cache.layers, context
-        )
+        if cache is None:
+            x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
+        else:
+            context, tokens = _look_back(context, cache)
+            x_MD, written = _extend_stack(config, self.variables["params"]["blocks"], x_MD, cache, context)
         if config.norm_place != "post":
             x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
 
         features_BLD = x_MD.reshape(batch, length, config.width)
         outputs = self._outputs(config, embedding, features_BLD, inits)
-        return outputs, None if cache is None else _write(cache, written, context)
+        return outputs, None if cache is None else _write(cache, written, tokens, outputs)
 
-    def _outputs(self, config: TransformerConfig, embedding: Embedding, features_BLD: Array, inits: Any) -> Outputs:
+    def _outputs(
+        self, config: Resolved, embedding: Embedding, features_BLD: Array, inits: layers.Initialisers
+    ) -> Outputs:
         if config.tied:
             # The rows of a t5 table have norm sqrt(D), where the kernel of a head would have columns of norm 1.
             scale = config.width**-0.5 if config.initialisation == "t5" else 1.0
@@ -206,7 +214,7 @@ class Tables(nn.Module):
         return {name: self.param(name, self.table_init, shape) for name, shape in self.shapes}
 
 
-def _stack(config: TransformerConfig, deterministic: bool, initialising: bool) -> nn.Module:
+def _stack(config: Resolved, deterministic: bool, initialising: bool) -> nn.Module:
     """Return the blocks as one module whose parameters have a leading depth axis, unrolled or not."""
     block = nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
     scanned = nn.scan(
@@ -222,49 +230,77 @@ def _stack(config: TransformerConfig, deterministic: bool, initialising: bool) -
     return scanned(config, deterministic, name="blocks")
 
 
-def _write(cache: Cache, written: LayerCache, context: Context) -> Cache:
-    """Write the new keys and values of all layers, and what is known of the new tokens, at the cache's index."""
-    new_tokens = {"segments": context.segments, "positions": context.positions}
-    at = cache.index
+def _look_back(context: Context, cache: Cache) -> tuple[Context, dict[str, Array]]:
+    """Return the context of new tokens that also see the cached ones, and what to remember of the new ones."""
+    ids_BQ = context.positions.reshape(*context.positions.shape[:2], -1)[..., 0]
+    segments_BQ = jnp.ones_like(ids_BQ) if context.segments is None else context.segments
+    allowed = cache_mask(segments_BQ, cache.tokens["segments"], cache.index)
+    positions_BT = jnp.concatenate([cache.tokens["positions"], ids_BQ], axis=1)
+    seen = context._replace(segments=segments_BQ, past=Past(allowed, positions_BT))
+    return seen, {"segments": segments_BQ, "positions": ids_BQ}
+
+
+def _extend_stack(config: Resolved, params: Params, x_MD: Array, cache: Cache, context: Context) -> tuple[Array, Any]:
+    """Run the blocks over the cached layers, group by group; return x and what each group must remember."""
+    apply: Callable[..., Any] = Block(config, parent=None).apply
+    written, start = [], 0
+    for group in cache.layers:
+        stop = start + len(group[0])
+        part = jax.tree.map(lambda leaf, rows=slice(start, stop): leaf[rows], params)
+        x_MD, new = jax.lax.scan(
+            lambda x, layer: apply({"params": layer[0]}, x, layer[1], context), x_MD, (part, group)
+        )
+        written.append(new)
+        start = stop
+    return x_MD, tuple(written)
+
+
+def _write(cache: Cache, written: Any, tokens: dict[str, Array], outputs: Outputs) -> Cache:
+    """Write the new keys and values, and what is known of the new tokens, at the cache's index."""
+    # The place to write depends, by nothing, on the last value read: only then does XLA write in place. Without it
+    # the cache is copied twice a token.
+    at = cache.index + (outputs.features[0, 0, 0] < -jnp.inf)
     return Cache(
-        layers=tuple(
-            jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, 0, at, 0))
-            for old, new in zip(cache.layers, written, strict=True)
+        layers=jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, 0, at, 0)),
+            cache.layers,
+            written,
         ),
-        tokens={
-            name: None if old is None else jax.lax.dynamic_update_slice(old, new_tokens[name], (0, at))
-            for name, old in cache.tokens.items()
-        },
-        index=at + context.segments.shape[1],
+        tokens=jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, at)), cache.tokens, tokens),
+        index=cache.index + tokens["segments"].shape[1],
     )
 
 
 def transformer_net(config: TransformerConfig) -> Net:
     """Return a transformer as pure functions; a configuration that makes no model is a ConfigError here."""
-    config = resolve(config)
-    scheme, module = scheme_of(config), Transformer(config)
+    resolved = resolve(config)
+    module = Transformer(resolved)
+    run: Callable[..., Any] = module.apply
 
     @jax.jit
     def init(key: Key) -> Params:
-        axes = (config.positions.axes,) if getattr(config.positions, "separate", False) else ()
+        positions = config.positions
+        axes = (positions.axes,) if isinstance(positions, Learned) and positions.separate else ()
         return module.init(key, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, *axes), jnp.int32))["params"]
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
         names = ("dropout", "positions")
         rngs = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
         arguments = (batch.inputs, batch.positions, batch.segments)
-        return module.apply({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
+        return run({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
 
     def cache(batch_size: int, length: int) -> Cache:
-        shape = (config.depth, batch_size, config.kv_heads, length, config.head_width)
-        tokens = jnp.zeros((batch_size, length), jnp.int32)
+        # One group of all layers for a loop, or a group a layer: XLA on CPU copies a layer to read it out of a group.
+        groups, depth = (resolved.depth, 1) if resolved.unroll else (1, resolved.depth)
+        layer = (depth, batch_size, resolved.kv_heads, length, resolved.head_width)
+        dtype = jnp.dtype(resolved.dtype)
         return Cache(
-            layers=(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)),
-            tokens={"segments": tokens, "positions": tokens if scheme.biased else None},
+            layers=tuple((jnp.zeros(layer, dtype), jnp.zeros(layer, dtype)) for _ in range(groups)),
+            tokens={name: jnp.zeros((batch_size, length), jnp.int32) for name in ("segments", "positions")},
             index=jnp.zeros((), jnp.int32),
         )
 
     def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        return module.apply({"params": params}, batch.inputs, batch.positions, batch.segments, cache)
+        return run({"params": params}, batch.inputs, batch.positions, batch.segments, cache)
 
     return Net(init, apply, cache, extend)
