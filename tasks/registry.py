@@ -22,6 +22,7 @@ from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.math.data import MathData
 from tasks.math.tinygsm import TinyGSM, tinygsm_cpu
+from tasks.math.tinygsm_study import TINYGSM
 from tasks.task import Experiment, Task
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
@@ -49,7 +50,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
-    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING)}
+    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM)}
 )
 
 KINDS: Mapping[str, type] = MappingProxyType(
