@@ -118,6 +118,9 @@ def test_stopping_anywhere_and_going_on_equals_never_stopping(task, tmp_path):
         stopped = fit(recipe, tmp_path / "stopped", until=until, quiet=True)
     assert_same(straight.state._replace(key=0), stopped.state._replace(key=0))
     assert straight.evaluation == stopped.evaluation
+    again = fit(recipe, tmp_path / "stopped", quiet=True)
+    for name in ("loss", "tokens_per_second", "metrics", "slices"):
+        assert again.summary[name] == stopped.summary[name], name
     rows = [json.loads(line) for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [3, 5, 7, 10]
 

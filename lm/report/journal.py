@@ -96,7 +96,7 @@ class Journal:
 
     def finish(self, step: int, evaluation: Evaluation | None) -> dict[str, Any]:
         """Write summary.json and report.html and return the summary."""
-        seconds = time.monotonic() - self.begun
+        seconds, earlier = time.monotonic() - self.begun, self._earlier()
         summary: dict[str, Any] = {
             "recipe": self.recipe.name,
             "step": step,
@@ -104,11 +104,13 @@ class Journal:
             "parameter_table": self.table,
             "trained": {self.recipe.task.size_name: list(self.recipe.task.train_sizes)},
             "loss": None if math.isnan(self.loss) else self.loss,
-            "wall_seconds": seconds,
+            "wall_seconds": seconds + earlier.get("wall_seconds", 0.0),
             "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
             "metrics": {},
             "slices": {},
         }
+        if step == self.start:  # nothing was left to train: what training said before still stands
+            summary |= {name: earlier[name] for name in ("loss", "tokens_per_second") if name in earlier}
         if evaluation is not None:
             summary |= evaluation.figures()
         if self.folder is not None:
@@ -116,6 +118,14 @@ class Journal:
             self.folder.status("done" if step == self.recipe.train.steps else "stopped", step=step)
             self.say(f"report: {write_report(self.folder.path('.'))}")
         return summary
+
+    def _earlier(self) -> dict[str, Any]:
+        """Return the summary that this run goes on from, or nothing."""
+        path = None if self.folder is None else self.folder.path("summary.json")
+        if path is None or not path.exists():
+            return {}
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        return earlier if earlier["step"] == self.start else {}
 
     def close(self) -> None:
         """Close the metric files."""
