@@ -131,5 +131,5 @@ POSITION_COUPLING = Experiment(
         ),
     ),
     run=run,
-    seeds={"cpu": (0, 1), "full": (0, 1, 2, 3)},
+    seeds={"cpu": (0, 1, 2), "full": (0, 1, 2, 3)},
 )

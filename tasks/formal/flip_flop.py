@@ -143,9 +143,8 @@ def flip_flop_cpu() -> Recipe:
         model=RNNConfig(vocabulary=5, cell="lstm", width=128),
         optimizer=OptimizerConfig(
             learning_rate=3e-4,
-            schedule="linear",
+            schedule="constant",  # the paper's linear decay spans 10,000 steps, of which these are the first 500
             warmup_steps=50,
-            final_fraction=0.0,
             beta2=0.999,
             weight_decay=0.1,
         ),
