@@ -124,7 +124,10 @@ def _headline(summary: Mapping[str, Any]) -> str:
 
 
 def _curves(rows: list[dict[str, float]]) -> str:
-    """Return one chart a metric; names that differ only in what stands before the slash share a chart."""
+    """Return one chart a metric that was measured more than once.
+
+    Names that differ only in what stands before the slash share a chart.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -136,6 +139,8 @@ def _curves(rows: list[dict[str, float]]) -> str:
         for name in groups[group]:
             points = [(row["step"], row[name]) for row in rows if name in row]
             series.append(Series(_words(name), [x for x, _ in points], [y for _, y in points]))
+        if max(len(s.x) for s in series) < 2:
+            continue
         values = [y for s in series for y in s.y if y > 0]
         log = "loss" in group and bool(values) and max(values) > 10 * min(values)
         label = _words(group if len(series) > 1 else groups[group][0])
