@@ -1,4 +1,4 @@
-"""Settings of every test: CPU, strict numerics, and one compilation of each program in a session."""
+"""Settings of every test: CPU, strict numerics, and one compilation of each program in a run of the tests."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
-# Many tests run the same small program in several runs and processes. The cache lives as long as the session.
+# Many tests run the same small program in several runs and processes. The cache lives as long as they do.
 CACHE = tempfile.TemporaryDirectory(prefix="cambium-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -128,3 +128,18 @@ def test_two_processes_equal_one(straight, tmp_path):
     done = run(tmp_path, "--mesh.fsdp", "2", devices=2, launch=launch)
     assert done.stdout.count('"recipe"') == 1
     assert largest_difference(weights(tmp_path), straight) < ACROSS_DEVICES
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (["--local", "2", "--", "sh", "-c", "exit $JAX_PROCESS_ID"], 1, "process 1 ended with code 1"),
+        (["--local", "2", "--", "sh", "-c", "test $JAX_NUM_PROCESSES = 2"], 0, ""),
+        (["--local", "2"], 2, "a command behind --"),
+        (["--local", "0", "--", "true"], 2, "N of at least 1"),
+    ],
+)
+def test_the_launcher_passes_on_how_its_processes_ended(line, code, said):
+    done = subprocess.run([sys.executable, "tpu/launch.py", *line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
