@@ -39,7 +39,7 @@ def command(*words: object, devices: int = 1, launch: Sequence[str] = ()) -> flo
     """Run a script of this project and return its seconds."""
     begun = time.perf_counter()
     subprocess.run(
-        [*launch, sys.executable, *map(str, words), "--quiet"],
+        [*launch, sys.executable, *map(str, words)],
         check=True,
         capture_output=True,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
