@@ -86,7 +86,6 @@ POSITION_COUPLING = Experiment(
                 f"coupled@{digits}",
                 at_least=bar,
                 paper_value=f"(our pilot: {pilot})",
-                rule="best",
             )
             for digits, bar, pilot in ((10, 0.98, "1.00"), (15, 0.75, "0.98"), (20, 0.40, "0.76"))
         ),
