@@ -181,6 +181,81 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class MajorityKernels:
+    """Train `factor` copies of each kernel, mixed at random in every step, and keep their mean (Mazzawi et al. 2024).
+
+    The weights of the copies are drawn by `law`: uniform (numbers from [0, 1] over their sum), dirichlet (with
+    `concentration`), choice (one copy at a time), mean (no randomness, a control).
+    """
+
+    factor: int = 3
+    law: str = "uniform"
+    concentration: float = 1.0  # of the Dirichlet law; smaller is more random
+    share: str = "layer"  # one draw a layer, an output channel ("channel"), or for all layers alike ("model")
+    pattern: str = r"kernel$"  # paths of the parameters that are expanded
+    initialisation: str = "independent"  # independent, scaled (times sqrt(factor)), shared (one draw and 1 % noise)
+
+    def __post_init__(self):
+        require_positive("transforms.factor", self.factor)
+        require_positive("transforms.concentration", self.concentration)
+        require_choice("transforms.law", self.law, ("uniform", "dirichlet", "choice", "mean"))
+        require_choice("transforms.share", self.share, ("layer", "channel", "model"))
+        require_choice("transforms.initialisation", self.initialisation, ("independent", "scaled", "shared"))
+
+
+@dataclass(frozen=True)
+class BlockScales:
+    """A trainable factor on what each block adds to the residual stream (Agarwal et al. 2024, the scalar beta)."""
+
+    initial: float = 1.0
+    pattern: str = r"(output|down)/(kernel|bias)$"  # paths of the parameters that write to the residual stream
+
+
+@dataclass(frozen=True)
+class Looped:
+    """Only `layers` distinct layers, applied in turn until the model's depth is reached (Saunshi et al. 2025)."""
+
+    layers: int = 1
+
+    def __post_init__(self):
+        require_positive("transforms.layers", self.layers)
+
+
+TransformConfig = MajorityKernels | BlockScales | Looped
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Train at each of `depths` in turn; the last one is the model's own (Agarwal et al. 2024; Saunshi et al. 2024).
+
+    New layers go on `top` or, as a block, right behind the `middle` one. They are a copy of the layers below
+    them or freshly drawn (`random`); what they add to the residual stream is multiplied by `scale`, so that 0
+    leaves the function as it was. Doubling the stack is a depth twice the one before.
+    """
+
+    depths: tuple[int, ...]
+    place: str = "top"  # top, middle
+    fill: str = "copy"  # copy, random
+    scale: float = 1.0
+    scaled: str = r"(output|down)/(kernel|bias)$"  # paths of the parameters that `scale` multiplies
+    schedule: str = "proportional"  # to i ** alpha in stage i; doubling (2 ** i); explicit (`steps`)
+    alpha: float = 1.0  # 0 makes all stages equally long
+    steps: tuple[int, ...] = ()  # length of each stage where the schedule is explicit
+    moments: str = "copy"  # optimizer moments at a growth: copy (of new random layers: zero), reset (of all)
+    rewarm_steps: int = 0  # the learning rate rises again from zero after each growth
+
+    def __post_init__(self):
+        require_choice("growth.place", self.place, ("top", "middle"))
+        require_choice("growth.fill", self.fill, ("copy", "random"))
+        require_choice("growth.schedule", self.schedule, ("proportional", "doubling", "explicit"))
+        require_choice("growth.moments", self.moments, ("copy", "reset"))
+        if not self.depths or any(a >= b for a, b in zip((0, *self.depths), self.depths, strict=False)):
+            raise ConfigError(f"growth.depths must be positive and rise, got {self.depths}")
+        if self.schedule == "explicit" and len(self.steps) != len(self.depths):
+            raise ConfigError(f"growth.steps must have one length a depth, got {self.steps} for {self.depths}")
+
+
+@dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes; -1 takes what the others leave."""
 
@@ -199,7 +274,8 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     objective: str = "next_token"
-    transforms: tuple[Any, ...] = ()
+    transforms: tuple[TransformConfig, ...] = ()  # from the model outwards
+    growth: Growth | None = None
     data: Any = None
     name: str = ""
 
@@ -208,6 +284,7 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, MLPConfig, OptimizerConfig, TrainConfig, MeshConfig, Recipe,
+        TransformerConfig, RNNConfig, MLPConfig, OptimizerConfig, TrainConfig, MeshConfig,
+        MajorityKernels, BlockScales, Looped, Growth, Recipe,
     )
 }  # fmt: skip

@@ -106,7 +106,18 @@ class Net(NamedTuple):
     extend: Callable[[Params, Batch, Cache], tuple[Outputs, Cache]] | None = None
 
 
-Transform = Callable[[Net], Net]
+
+class Transform(NamedTuple):
+    """Other parameters for the same net: how they begin, and which parameters of the net they stand for.
+
+    init(net.init, key) -> params
+    settle(params, key=None) -> the net's parameters: with a key as a training step draws them, else as
+    evaluation and export use them
+    """
+
+    init: Callable[[Callable[[Key], Params], Key], Params]
+    settle: Callable[..., Params]
+
 
 # (apply, params, batch, key) -> (loss, metrics)
 Objective = Callable[[Callable[..., Outputs], Params, Batch, Key | None], tuple[Array, Metrics]]

@@ -1,0 +1,46 @@
+"""How a transform is put around a net, and the one convention on parameters that all transforms share.
+
+Layers that are alike are stored as one stack under a component `blocks` of their path, with the depth as first axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params, Transform
+
+STACK = re.compile(r"(^|/)blocks/")
+
+
+def wrap(net: Net, transform: Transform) -> Net:
+    """Return the net that has the transform's parameters."""
+
+    def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
+        return net.apply(transform.settle(params, key), batch, key)
+
+    def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        assert net.extend is not None
+        return net.extend(transform.settle(params), batch, cache)
+
+    return Net(
+        init=lambda key: transform.init(net.init, key),
+        apply=apply,
+        cache=net.cache,
+        extend=None if net.extend is None else extend,
+    )
+
+
+def is_stacked(path: str) -> bool:
+    """Say whether the first axis of the parameter at this path ("blocks/attention/query/kernel") is the depth."""
+    return STACK.search(path) is not None
+
+
+def map_paths(function: Callable[[str, Array], Any], *trees: Any) -> Any:
+    """Map (path, leaf, ...) over trees of one structure, the path written with slashes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves), *trees
+    )
