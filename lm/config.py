@@ -130,7 +130,31 @@ class MLPConfig:
     dtype: str = "auto"
 
 
-ModelConfig = TransformerConfig | RNNConfig | MLPConfig
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A residual network on images [H, W, channels], with one prediction an image.
+
+    Group g works on width * widen * 2 ** g channels; a bottleneck block gives out four times as many.
+    """
+
+    classes: int = 10
+    channels: int = 1  # of an image: 1 grey, 3 colour
+    depth: int | tuple[int, ...] = 2  # blocks of each group behind its first one; a tuple has one number a group
+    groups: int = 3  # the image is halved between them
+    width: int = 16
+    widen: int = 1
+    block: str = "basic"  # basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1)
+    stem: str = "cifar"  # cifar: one 3x3 convolution; imagenet: 7x7 and a pool, both of stride 2
+    preactivation: bool = False  # norm and activation before each convolution, nothing after the sum
+    shortcut: str = "projection"  # where the shape changes: projection (1x1 convolution), pad (zero channels)
+    norm: str = "group"  # group, batch
+    norm_groups: int = 8  # groups of channels; used by the group norm only
+    momentum: float = 0.9  # of the running statistics; used by the batch norm only
+    dropout: float = 0.0  # before the last convolution of a block
+    dtype: str = "auto"
+
+
+ModelConfig = TransformerConfig | RNNConfig | MLPConfig | ResNetConfig
 
 
 @dataclass(frozen=True)
@@ -208,7 +232,7 @@ class BlockScales:
     """A trainable factor on what each block adds to the residual stream (Agarwal et al. 2024, the scalar beta)."""
 
     initial: float = 1.0
-    pattern: str = r"(output|down)/(kernel|bias)$"  # paths of the parameters that write to the residual stream
+    pattern: str = r"(output|down)/(kernel|bias|scale)$"  # paths of the parameters that write to the residual stream
 
 
 @dataclass(frozen=True)
@@ -237,7 +261,7 @@ class Growth:
     place: str = "top"  # top, middle
     fill: str = "copy"  # copy, random
     scale: float = 1.0
-    scaled: str = r"(output|down)/(kernel|bias)$"  # paths of the parameters that `scale` multiplies
+    scaled: str = r"(output|down)/(kernel|bias|scale)$"  # paths of the parameters that `scale` multiplies
     schedule: str = "proportional"  # to i ** alpha in stage i; doubling (2 ** i); explicit (`steps`)
     alpha: float = 1.0  # 0 makes all stages equally long
     steps: tuple[int, ...] = ()  # length of each stage where the schedule is explicit
@@ -284,7 +308,7 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, MLPConfig, OptimizerConfig, TrainConfig, MeshConfig,
+        TransformerConfig, RNNConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
         MajorityKernels, BlockScales, Looped, Growth, Recipe,
     )
 }  # fmt: skip

@@ -33,6 +33,8 @@ RULES: Rules = (
     (r"(query|key|value|up|gate)/kernel$", ("fsdp", "tensor")),
     (r"(output|down)/kernel$", ("tensor", "fsdp")),
     (r"(input|hidden|recurrent|first|head)/kernel$", ("fsdp", "tensor")),
+    (r"(stem|middle|last|shortcut)/kernel$", ("fsdp", "tensor")),
+    (r"statistics/(mean|var)$", (None,)),
     (r"(bias|scale)$", (None,)),
 )
 

@@ -24,9 +24,12 @@ from tasks.math.data import MathData
 from tasks.math.tinygsm import TinyGSM, tinygsm_cpu
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.task import Experiment, Task
+from tasks.vision.augment import Augment
+from tasks.vision.digits import Digits, digits_resnet_cpu
+from tasks.vision.shapes import Shapes, shapes_resnet_cpu
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
-    {task.name: task for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM)}
+    {task.name: task for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM, Digits, Shapes)}
 )
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -45,6 +48,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             sorting_cpu,
             sorting_full,
             tinygsm_cpu,
+            digits_resnet_cpu,
+            shapes_resnet_cpu,
         )
     }
 )
@@ -54,5 +59,5 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
 )
 
 KINDS: Mapping[str, type] = MappingProxyType(
-    {**LIBRARY_KINDS, **{kind.__name__: kind for kind in (*TASKS.values(), MathData)}}
+    {**LIBRARY_KINDS, **{kind.__name__: kind for kind in (*TASKS.values(), MathData, Augment)}}
 )

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm.config import MLPConfig, ModelConfig, RNNConfig, TransformerConfig
+from lm.config import MLPConfig, ModelConfig, ResNetConfig, RNNConfig, TransformerConfig
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
+from lm.models.convolution import BatchNorm, Convolution, GroupNorm, convolve
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
 from lm.models.mlp import MLP, mlp_net
 from lm.models.positions import Scheme, make_scheme, rotate
+from lm.models.resnet import RESNETS, ResNet, resnet_net
 from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
 from lm.strict import ConfigError
@@ -23,16 +25,23 @@ from lm.types import Net
 __all__ = [
     "build",
     # whole models
-    "MLP", "RNN", "Transformer",
+    "MLP", "RNN", "ResNet", "Transformer",
     # layers
-    "Attention", "Block", "Embedding", "FeedForward", "Norm", "Projection",
+    "Attention", "BatchNorm", "Block", "Convolution", "Embedding", "FeedForward", "GroupNorm", "Norm", "Projection",
     # functions of arrays
-    "blocked_attention", "causal_attention", "plain_attention", "rotate",
+    "blocked_attention", "causal_attention", "convolve", "plain_attention", "rotate",
+    # published networks by name
+    "RESNETS",
     # positions
     "Scheme", "make_scheme",
 ]  # fmt: skip
 
-NETS: dict[type, Callable[[Any], Net]] = {TransformerConfig: transformer_net, RNNConfig: rnn_net, MLPConfig: mlp_net}
+NETS: dict[type, Callable[[Any], Net]] = {
+    TransformerConfig: transformer_net,
+    RNNConfig: rnn_net,
+    MLPConfig: mlp_net,
+    ResNetConfig: resnet_net,
+}
 
 
 def build(config: ModelConfig) -> Net:

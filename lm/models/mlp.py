@@ -65,7 +65,7 @@ class MLP(nn.Module):
     def __call__(self, inputs_BA: Array) -> Outputs:
         config = resolve(self.config)
         dtype = jnp.dtype(config.dtype)
-        x_BA = inputs_BA
+        x_BA = inputs_BA.reshape(inputs_BA.shape[0], -1)  # an image has more axes
         if config.vocabulary is not None:
             embedding = InputEmbedding(config.vocabulary, config.embedding, config.separate, name="embedding")
             x_BA = embedding(inputs_BA).reshape(inputs_BA.shape[0], -1)

@@ -1,0 +1,44 @@
+"""Changes of a training image that leave its label alone, drawn on the device from a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from lm.strict import ConfigError
+from lm.types import Array, Key
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to an image [H, W, C] before it is standardised; black comes in where the image has left."""
+
+    shift: int = 0  # most pixels that the image moves, either way along both axes
+    flip: bool = False  # left and right change places in every second image
+    cutout: int = 0  # side of a black square at any place (DeVries and Taylor 2017)
+
+    def __post_init__(self):
+        for name in ("shift", "cutout"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"task.augment.{name} must not be negative, got {getattr(self, name)}")
+
+    def __call__(self, key: Key, image_HWC: Array) -> Array:
+        """Return the image as one key changes it."""
+        key_shift, key_flip, key_cutout = jax.random.split(key, 3)
+        height, width, _ = image_HWC.shape
+        if self.shift:
+            border = (self.shift, self.shift)
+            start = jax.random.randint(key_shift, (2,), 0, 2 * self.shift + 1)
+            padded = jnp.pad(image_HWC, (border, border, (0, 0)))
+            image_HWC = jax.lax.dynamic_slice(padded, (*start, 0), image_HWC.shape)
+        if self.flip:
+            image_HWC = jnp.where(jax.random.bernoulli(key_flip), image_HWC[:, ::-1], image_HWC)
+        if self.cutout:
+            # The centre is any pixel, so that a square at the border is cut off.
+            corner = jax.random.randint(key_cutout, (2,), 0, jnp.array([height, width])) - self.cutout // 2
+            rows, columns = (jnp.arange(n) - c for n, c in zip((height, width), corner, strict=True))
+            inside = (rows >= 0) & (rows < self.cutout), (columns >= 0) & (columns < self.cutout)
+            image_HWC = jnp.where((inside[0][:, None] & inside[1][None])[..., None], 0, image_HWC)
+        return image_HWC
