@@ -1,0 +1,1 @@
+"""How training itself behaves: growth by stacking, majority kernels."""
