@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
+AUGMENT = 7_000_003  # folded into the key of a step, far from what models fold into it
+
 
 def cross_entropy(logits_BLV: Array, targets_BL: Array) -> Array:
     """Return the negative log-likelihood of each target in nats, [B, L]."""
@@ -33,6 +35,18 @@ def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key:
         "accuracy": Mean(jnp.sum(right_BL * batch.weights), count),
     }
     return total / jnp.maximum(count, 1e-9), metrics
+
+
+def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
+    """Return the objective on batches that `augment`, where there is one, has finished with a key of its own."""
+    if augment is None:
+        return objective
+
+    def on_augmented(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None):
+        assert key is not None, "a batch is augmented by a key"
+        return objective(apply, params, augment(jax.random.fold_in(key, AUGMENT), batch), key)
+
+    return on_augmented
 
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"next_token": next_token})

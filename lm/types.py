@@ -106,7 +106,6 @@ class Net(NamedTuple):
     extend: Callable[[Params, Batch, Cache], tuple[Outputs, Cache]] | None = None
 
 
-
 class Transform(NamedTuple):
     """Other parameters for the same net: how they begin, and which parameters of the net they stand for.
 
@@ -182,7 +181,8 @@ class Source(NamedTuple):
     `at` (step) -> Batch of NumPy arrays, read on the host by position, is given. Either way the whole state
     of the data is the step. `evaluate` (net, params, key) -> Evaluation. `facts` goes into stamp.json.
     `codec` turns text into tokens and back where the task has text; `prompt` (text) -> tokens writes a question
-    as the model reads it.
+    as the model reads it. `augment` (key, batch) -> Batch finishes a batch for training, on the device and inside
+    the step: random crops, say, of images that were read as bytes.
     """
 
     draw: Callable[[Key, Array], Batch] | None
@@ -191,3 +191,4 @@ class Source(NamedTuple):
     facts: dict[str, Any]
     codec: Any = None
     prompt: Callable[[str], list[int]] | None = None
+    augment: Callable[[Key, Batch], Batch] | None = None
