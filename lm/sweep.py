@@ -21,9 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import OptimizerConfig, Recipe
+from lm.losses import augmented
 from lm.strict import ConfigError, override
-from lm.train import build_net, evaluate_params, init_state, make_step, parts_of, repeat
-from lm.types import Array, Evaluation, Key, TrainState
+from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat, weights
+from lm.transforms import Stage, grow, stages_of
+from lm.types import Array, Evaluation, Key, Source, TrainState
 
 TRACED = tuple(
     f"optimizer.{f.name}" for f in dataclasses.fields(OptimizerConfig) if f.type in ("float", "float | None")
@@ -92,42 +94,63 @@ def run_sweep(
 def _run_group(
     recipe: Recipe, points: Sequence[Mapping[str, Any]], seeds: Sequence[int], folder: Path
 ) -> list[list[Member]]:
-    """Train the points that share a program; returns their members, one list a point."""
+    """Train the points that share a program, stage by stage; returns their members, one list a point."""
     recipe = override(recipe, {k: v for k, v in points[0].items() if k not in TRACED})
-    source, net = recipe.task.source(recipe, folder), build_net(recipe)
+    source = recipe.task.source(recipe, folder)
     if source.draw is None:
         raise ConfigError(f"a sweep draws data inside the step; {type(recipe.task).__name__} reads a corpus")
     traced = {name: jnp.asarray([p[name] for p in points for _ in seeds]) for name in points[0] if name in TRACED}
     keys_P = jnp.stack([jax.random.key(seed) for _ in points for seed in seeds])
+    states_P, rows = None, []
+    for stage in stages_of(recipe):
+        states_P, more = _run_stage(stage, source, states_P, keys_P, traced)
+        rows += more
+    losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
+    plain, _, settle = build_net(recipe)
+    members = []
+    for number, (point, seed) in enumerate(itertools.product(points, seeds)):
+        state = jax.tree.map(lambda x, i=number: x[i], states_P)
+        evaluation = source.evaluate(plain, settle(weights(state)), purpose(jax.random.key(seed), EVALUATE))
+        losses = [(step, float(loss_P[number])) for step, loss_P in losses_RP]
+        members.append(Member(seed, dict(point), state, losses, evaluation))
+    return [members[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(points))]
+
+
+def _run_stage(
+    stage: Stage, source: Source, states_P: Any, keys_P: Array, traced: Mapping[str, Array]
+) -> tuple[TrainState, list[tuple[int, Array]]]:
+    """Train all members at one depth, from fresh states or from those of the stage before; returns rows of losses."""
+    recipe = stage.recipe
+    net = build_net(recipe)[1]
 
     def begin(key: Key, values: Mapping[str, Array]) -> TrainState:
         _, optimizer, average = parts_of(override(recipe, values))
         return init_state(net, optimizer, key, average)
 
+    def taller(state: TrainState, key: Key, values: Mapping[str, Array]) -> TrainState:
+        assert recipe.growth is not None
+        return grow(state, begin(key, values), recipe.growth)
+
     def advance(state: TrainState, values: Mapping[str, Array], count: Array) -> tuple[TrainState, Any]:
         objective, optimizer, average = parts_of(override(recipe, values))
+        objective = augmented(objective, source.augment)
         step = make_step(net, objective, optimizer, source.draw, recipe.train.accumulate, average)
         return repeat(step)(state, None, count)
 
-    states_P = jax.jit(lambda keys, values: over_members(begin, keys, values))(keys_P, traced)
+    if states_P is None:
+        states_P = jax.jit(lambda keys, values: over_members(begin, keys, values))(keys_P, traced)
+    else:
+        states_P = jax.jit(lambda *trees: over_members(taller, *trees))(states_P, keys_P, traced)
     stretch = jax.jit(
         lambda states, values, count: over_members(lambda s, v: advance(s, v, count), states, values), donate_argnums=0
     )
-    rows: list[tuple[int, Any]] = []
-    every = recipe.train.log_every
-    for step in range(0, recipe.train.steps, every):
-        count = min(every, recipe.train.steps - step)
+    rows, step, every = [], stage.start, recipe.train.log_every
+    while step < stage.stop:
+        count = min(every - step % every, stage.stop - step)
+        step += count
         states_P, metrics_P = stretch(states_P, traced, count)
-        rows.append((step + count, metrics_P["loss"].value))
-    losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
-    members = []
-    for number, (point, seed) in enumerate(itertools.product(points, seeds)):
-        state = jax.tree.map(lambda x, i=number: x[i], states_P)
-        member = override(recipe, {**point, "train.seed": seed})
-        evaluation = evaluate_params(net, source, member, state)
-        losses = [(step, float(loss_P[number])) for step, loss_P in losses_RP]
-        members.append(Member(seed, dict(point), state, losses, evaluation))
-    return [members[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(points))]
+        rows.append((step, metrics_P["loss"].value))
+    return states_P, rows
 
 
 def over_members(function: Callable[..., Any], *trees: Any) -> Any:

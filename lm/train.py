@@ -19,15 +19,16 @@ import optax
 from lm.checkpoint import Checkpoints
 from lm.config import Recipe
 from lm.exits import Preempted, UserError
+from lm.flops import count_flops
 from lm.interrupt import Interrupt
-from lm.losses import OBJECTIVES
+from lm.losses import OBJECTIVES, augmented
 from lm.mesh import check_batch, is_main_process, make_mesh, put_batch, shard_draw, state_shardings
 from lm.models import build
-from lm.optim import make_optimizer
+from lm.optim import make_optimizer, schedule_of
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.strict import differences, require_choice, to_json
-from lm.transforms import Average, ema
+from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.types import Array, Batch, Evaluation, Key, Metrics, Net, Objective, Params, Source, TrainState
 
 # What a key is for; every key of a run is fold_in(fold_in(run key, purpose), step).
@@ -129,10 +130,15 @@ def repeat(step: Step) -> Callable[[TrainState, Batch | None, Array], tuple[Trai
 
 
 class Result(NamedTuple):
-    """What a finished (or stopped) run leaves in memory; `evaluation` is None where it stopped early."""
+    """What a finished (or stopped) run leaves in memory; `evaluation` is None where it stopped early.
+
+    `net` is the plain model, without the recipe's transforms, and `params` are its weights for use: settled, and
+    averaged where the recipe keeps an average.
+    """
 
     state: TrainState
     net: Net
+    params: Params
     source: Source
     evaluation: Evaluation | None
     summary: dict[str, Any]
@@ -140,39 +146,51 @@ class Result(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A recipe made ready: its net and data, the compiled stretch of steps, and how to begin."""
+    """A recipe, or one stage of it, made ready: its net and data, the compiled stretch of steps, and how to begin."""
 
-    net: Net
+    net: Net  # the plain model
+    settle: Callable[[Params], Params]  # from trained to plain parameters
     source: Source
     init: Callable[[], TrainState]
+    grow: Callable[[TrainState], TrainState]  # from the state of the stage before
     target: TrainState
     stretch: Callable[[TrainState, Batch | None, int], tuple[TrainState, Metrics]]
     batches: Callable[[int, int], Batch | None]
-    tokens: int  # a step
+    batch: Batch  # shapes of one batch
+
+    @property
+    def tokens(self) -> int:
+        """Positions in a batch."""
+        return int(np.prod(self.batch.positions.shape[:2]))
 
 
-def build_net(recipe: Recipe) -> Net:
-    """Return the recipe's model with its transforms applied in order."""
-    net = build(recipe.model)
-    for transform in recipe.transforms:
-        net = transform(net)
-    return net
+def build_net(recipe: Recipe) -> tuple[Net, Net, Callable[[Params], Params]]:
+    """Return the recipe's plain model, the net that is trained, and what settles its parameters for the plain one."""
+    plain = build(recipe.model)
+    transforms = [make_transform(config, recipe.model) for config in recipe.transforms]
+
+    def settled(params: Params) -> Params:
+        return settle(params, transforms)
+
+    return plain, wrap_all(plain, transforms), jax.jit(settled) if transforms else settled
 
 
 def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, Average | None]:
     """Return the objective, the optimizer and the average that a recipe names."""
     require_choice("objective", recipe.objective, tuple(OBJECTIVES))
     average = None if recipe.train.ema is None else ema(recipe.train.ema)
-    return OBJECTIVES[recipe.objective], make_optimizer(recipe.optimizer, recipe.train.steps), average
+    return OBJECTIVES[recipe.objective], make_optimizer(recipe.optimizer, schedule_of(recipe)), average
 
 
 def prepare(recipe: Recipe, folder: Path) -> Run:
-    """Build everything a run needs; `folder` is where a task may keep the data it builds."""
+    """Build everything that training at one depth needs; `folder` is where a task may keep the data it builds."""
     mesh = make_mesh(recipe.mesh)
     check_batch(recipe.train.batch_size, mesh)
-    net, source = build_net(recipe), recipe.task.source(recipe, folder)
+    plain, net, settled = build_net(recipe)
+    source = recipe.task.source(recipe, folder)
     objective, optimizer, average = parts_of(recipe)
     draw = None if source.draw is None else shard_draw(source.draw, mesh)
+    objective = augmented(objective, source.augment)
     step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average)
 
     def fresh() -> TrainState:
@@ -191,9 +209,16 @@ def prepare(recipe: Recipe, folder: Path) -> Run:
         rows = [source.at(start + min(i, count - 1)) for i in range(longest)]
         return put_batch(jax.tree.map(lambda *x: np.stack(x), *rows), mesh, leading=1)
 
-    one = source.at(0) if source.draw is None else jax.eval_shape(source.draw, abstract.key, abstract.step)
-    tokens = int(np.prod(one.inputs.shape[:2]))
-    return Run(net, source, jax.jit(fresh, out_shardings=shardings), target, stretch, batches, tokens)
+    def taller(state: TrainState) -> TrainState:
+        assert recipe.growth is not None
+        return grow(state, fresh(), recipe.growth)
+
+    if source.at is not None:
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.at(0))
+    else:
+        one = jax.eval_shape(source.draw, abstract.key, abstract.step)
+    begin, deepen = (jax.jit(function, out_shardings=shardings) for function in (fresh, taller))
+    return Run(plain, settled, source, begin, deepen, target, stretch, batches, one)
 
 
 def stretches(start: int, last: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
@@ -226,23 +251,59 @@ def fit(
     with folder as mine, Interrupt() as interrupt:
         if mine is not None:
             keep_recipe(mine, recipe, allow_change)
-        run = prepare(recipe, Path(workdir))
-        if mine is not None:
-            mine.stamp(run.source.facts)
         log = print if mine is None else mine.log
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):
             found = checkpoints.latest()
-            state = run.init() if found is None else checkpoints.restore(run.target, found)
-            journal = Journal(mine, recipe, state, found or 0, run.tokens, quiet)
+            journal = Journal(mine, recipe, found or 0, quiet)
             with contextlib.closing(journal):
-                state = train(run, recipe, state, last, checkpoints, journal, interrupt)
+                run, state = climb(recipe, Path(workdir), found, last, checkpoints, journal, interrupt)
                 evaluation = None
                 if last == recipe.train.steps:
-                    evaluation = evaluate_params(run.net, run.source, recipe, state)
+                    evaluation = evaluate_run(run, recipe, state)
                     journal.evaluation(last, evaluation)
-                summary = journal.finish(last, evaluation)
-        return Result(state, run.net, run.source, evaluation, summary, last)
+                summary = journal.finish(last, evaluation, stage_flops(recipe, run))
+        return Result(state, run.net, run.settle(weights(state)), run.source, evaluation, summary, last)
+
+
+def climb(
+    recipe: Recipe,
+    folder: Path,
+    found: int | None,
+    last: int,
+    checkpoints: Checkpoints,
+    journal: Journal,
+    interrupt: Interrupt,
+) -> tuple[Run, TrainState]:
+    """Train stage by stage, from the checkpoint `found` or from the start, up to step `last`.
+
+    A checkpoint at a growth holds the state before it: going on from there grows it again, in the same way.
+    """
+    stages = stages_from(recipe, found or 0)
+    run = prepare(stages[0].recipe, folder)
+    state = run.init() if found is None else checkpoints.restore(run.target, found)
+    for stage in stages:
+        if stage is not stages[0]:
+            run = prepare(stage.recipe, folder)
+            state = run.grow(state)
+        journal.enter(stage, run, state)
+        state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
+        if last <= stage.stop:
+            break
+    return run, state
+
+
+def stage_flops(recipe: Recipe, run: Run) -> list[tuple[Stage, int]]:
+    """Return each stage of a recipe with the floating-point operations of one of its steps."""
+    counted = []
+    for stage in stages_of(recipe):
+        net = build_net(stage.recipe)[1]
+        objective, optimizer, average = parts_of(stage.recipe)
+        state = jax.eval_shape(lambda n=net, o=optimizer, a=average: init_state(n, o, jax.random.key(0), a))
+        objective = augmented(objective, run.source.augment)
+        step = make_step(net, objective, optimizer, accumulate=recipe.train.accumulate, average=average)
+        counted.append((stage, count_flops(step, state, run.batch)))
+    return counted
 
 
 def train(
@@ -270,15 +331,20 @@ def train(
             checkpoints.wait()
             raise Preempted(f"stopped by a signal and saved at step {step}; the same command goes on from there")
         if every and step % every == 0 and step < recipe.train.steps:
-            journal.evaluation(step, evaluate_params(run.net, run.source, recipe, state))
+            journal.evaluation(step, evaluate_run(run, recipe, state))
     checkpoints.wait()
     return state
 
 
-def evaluate_params(net: Net, source: Source, recipe: Recipe, state: TrainState) -> Evaluation:
-    """Examine the averaged weights where an average is kept, else the weights."""
-    params = state.params if state.ema is None else state.ema
-    return source.evaluate(net, params, purpose(jax.random.key(recipe.train.seed), EVALUATE))
+def evaluate_run(run: Run, recipe: Recipe, state: TrainState) -> Evaluation:
+    """Examine the plain model with the weights for use."""
+    key = purpose(jax.random.key(recipe.train.seed), EVALUATE)
+    return run.source.evaluate(run.net, run.settle(weights(state)), key)
+
+
+def weights(state: TrainState) -> Params:
+    """Return the averaged parameters where an average is kept, else the parameters."""
+    return state.params if state.ema is None else state.ema
 
 
 def keep_recipe(folder: RunFolder, recipe: Recipe, allow_change: tuple[str, ...]) -> None:

@@ -55,7 +55,7 @@ def prepared(name: str) -> tuple[Any, Callable[..., Any], Any]:
     from tasks.registry import RECIPES
 
     recipe = RECIPES[name]()
-    net, source = build_net(recipe), recipe.task.source(recipe, Path())
+    (_, net, _), source = build_net(recipe), recipe.task.source(recipe, Path())
     objective, optimizer, _ = parts_of(recipe)
     step = make_step(net, objective, optimizer, source.draw)
     return source, step, lambda seed: init_state(net, optimizer, jax.random.key(seed))

@@ -19,12 +19,22 @@ def alternatives() -> ConstructorRegistry:
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        choices = typing.get_args(info.type) if info.type_origin in (typing.Union, types.UnionType) else ()
-        if not choices or not all(map(dataclasses.is_dataclass, choices)):
+        several = info.type_origin is tuple and typing.get_args(info.type)[1:] == (...,)
+        choices = union(typing.get_args(info.type)[0] if several else info.type)
+        if not choices:
             return None
+        metavar = "|".join(spelling(c) for c in choices) + "[:FIELD=VALUE,...]"
+        if several:
+            return PrimitiveConstructorSpec(
+                nargs="*",
+                metavar=f"[{metavar} ...]",
+                instance_from_str=lambda words: tuple(choose(word, choices) for word in words),
+                is_instance=lambda value: isinstance(value, tuple),
+                str_from_instance=lambda value: [show(each) for each in value],
+            )
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="|".join(spelling(c) for c in choices) + "[:FIELD=VALUE,...]",
+            metavar=metavar,
             instance_from_str=lambda words: choose(words[0], choices),
             is_instance=lambda value: isinstance(value, choices),
             str_from_instance=lambda value: [show(value)],
@@ -33,6 +43,12 @@ def alternatives() -> ConstructorRegistry:
     registry = ConstructorRegistry()
     registry.primitive_rule(rule)
     return registry
+
+
+def union(hint: Any) -> tuple[type, ...]:
+    """Return the dataclasses that a type hint is a union of, or nothing."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    return choices if all(map(dataclasses.is_dataclass, choices)) else ()
 
 
 def spelling(kind: type) -> str:

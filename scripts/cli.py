@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
-from lm.config import Recipe
+from lm.config import Recipe, TransformConfig
 from lm.exits import UserError
 from lm.strict import nearest
 from scripts.choices import alternatives
@@ -25,7 +25,17 @@ PLAINER = (
     (r"no type matching (.+?) could be instantiated from \[(.*?)\]\. Got errors.*", r"\2 is not \1"),
     (r"invalid literal for int\(\) with base 10:|could not convert string to float:", "not a number of this kind:"),
 )
-OPEN = ("task", "model", "optimizer", "train", "mesh", "objective", "data")  # what a flag may change in a recipe
+OPEN = (
+    "task",
+    "model",
+    "optimizer",
+    "train",
+    "mesh",
+    "objective",
+    "transforms",
+    "growth",
+    "data",
+)  # what a flag may change in a recipe
 
 
 def parse(form: type[T], argv: list[str], prog: str, about: str | None) -> T:
@@ -46,7 +56,8 @@ def parse_over(
 
     entries: list[Any] = [("options", Annotated[form, tyro.conf.arg(name="")])]
     for name, value in values.items():
-        hint = Annotated[type(value), tyro.conf.FlagConversionOff]
+        kind = tuple[TransformConfig, ...] if isinstance(value, tuple) else type(value)
+        hint = Annotated[kind, tyro.conf.FlagConversionOff]
         entries.append((name, hint, dataclasses.field(default=value)))
     arguments = parse(dataclasses.make_dataclass("Arguments", entries, kw_only=True), argv, prog, about)
     return arguments.options, {name: getattr(arguments, name) for name in values}

@@ -38,8 +38,8 @@ def main(argv: list[str]) -> None:
     recipe = read_recipe(options.workdir)
     values = {name: value for name in ("task", "data") if (value := getattr(recipe, name)) is not None}
     _, changed = parse_over(Nothing, values, rest, "evaluate.py", __doc__)
-    recipe, run, params, step = load(dataclasses.replace(recipe, **changed), options.workdir)
-    evaluation = run.source.evaluate(run.net, params, purpose(jax.random.key(recipe.train.seed), EVALUATE))
+    recipe, net, source, params, step = load(dataclasses.replace(recipe, **changed), options.workdir)
+    evaluation = source.evaluate(net, params, purpose(jax.random.key(recipe.train.seed), EVALUATE))
     print(json.dumps({"recipe": recipe.name, "step": step, **evaluation.figures()}))
 
 

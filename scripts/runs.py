@@ -12,10 +12,11 @@ from lm.strict import from_json
 
 
 class Trained(NamedTuple):
-    """A run ready to use: its recipe, its net and source (an lm.train.Run), its weights and their step."""
+    """A run ready to use: its recipe, the plain net and the source, the weights for that net and their step."""
 
     recipe: Recipe
-    run: Any
+    net: Any
+    source: Any
     params: Any
     step: int
 
@@ -31,14 +32,20 @@ def read_recipe(workdir: Path) -> Recipe:
 
 
 def load(recipe: Recipe, workdir: Path) -> Trained:
-    """Restore the newest weights of a run (averaged ones where kept) on the devices at hand, whatever its mesh was."""
+    """Restore the newest weights of a run for use on the devices at hand, whatever its mesh was.
+
+    They are the averaged ones where an average is kept, settled where the recipe has transforms.
+    """
     from lm.checkpoint import Checkpoints
     from lm.train import prepare
+    from lm.transforms import stages_from
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.latest()
     if step is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'}")
-    run = prepare(dataclasses.replace(recipe, mesh=MeshConfig()), workdir)
-    average = recipe.train.ema is not None
-    return Trained(recipe, run, checkpoints.restore_params(run.target.params, step, average=average), step)
+    now = stages_from(recipe, step)[0].recipe
+    run = prepare(dataclasses.replace(now, mesh=MeshConfig()), workdir)
+    state = run.target
+    params = checkpoints.restore_params(state.params, step, average=state.ema is not None)
+    return Trained(now, run.net, run.source, run.settle(params), step)

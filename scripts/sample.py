@@ -34,15 +34,15 @@ def main(argv: list[str]) -> None:
     from lm.decode import sample
     from scripts.runs import load, read_recipe
 
-    recipe, run, params, _ = load(read_recipe(options.workdir), options.workdir)
-    codec, task = run.source.codec, recipe.task
+    recipe, net, source, params, _ = load(read_recipe(options.workdir), options.workdir)
+    codec, task = source.codec, recipe.task
     if codec is None:
         positions_L = task.test_example(jax.random.key(0), 0, task.test_sizes[0]).positions
         if positions_L.tolist() != list(range(len(positions_L))):
             raise UserError(f"{task.name} numbers its positions in its own way, which a prompt cannot say")
-    prompts = [run.source.prompt(options.prompt)]
+    prompts = [source.prompt(options.prompt)]
     found = sample(
-        run.net,
+        net,
         params,
         prompts,
         max_new=options.length,

@@ -14,7 +14,7 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
-    {"strict", "types", "config", "exits"},
+    {"strict", "types", "config", "exits", "flops"},
     {"models", "mesh"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interop", "interrupt"},
     {"train", "evaluate", "decode", "candidates"},

@@ -43,7 +43,7 @@ PARAMS = {"dense": {"kernel": jnp.array([[3.0, -4.0]]), "bias": jnp.array([1.0])
 
 def test_adamw_first_step_is_sign_plus_decay_on_kernels_alone():
     config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=0.5, clip=1.0, epsilon=0.0)
-    optimizer = make_optimizer(config, STEPS)
+    optimizer = make_optimizer(config, make_schedule(config, STEPS))
     gradient = jax.tree.map(lambda p: 10.0 * p, PARAMS)
     update, _ = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(update["dense"]["kernel"], [[-0.1 - 0.15, 0.1 + 0.2]], rtol=1e-5)
@@ -51,9 +51,8 @@ def test_adamw_first_step_is_sign_plus_decay_on_kernels_alone():
 
 
 def test_sgd_clips_the_global_norm():
-    optimizer = make_optimizer(
-        OptimizerConfig(name="sgd", learning_rate=1.0, schedule="constant", beta1=0.0, clip=1.0), STEPS
-    )
+    config = OptimizerConfig(name="sgd", learning_rate=1.0, schedule="constant", beta1=0.0, clip=1.0)
+    optimizer = make_optimizer(config, make_schedule(config, STEPS))
     update, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
     norm = np.sqrt(26.0)
     np.testing.assert_allclose(update["dense"]["kernel"], [[-3.0 / norm, 4.0 / norm]], rtol=1e-6)

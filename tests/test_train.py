@@ -13,7 +13,7 @@ from lm.config import OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
 from lm.models import build
-from lm.optim import make_optimizer
+from lm.optim import make_optimizer, schedule_of
 from lm.sweep import grid_points, run_sweep
 from lm.train import fit, init_state, make_step, repeat, stretches
 from lm.transforms import ema
@@ -29,7 +29,7 @@ RECIPE = Recipe(
     name="tiny",
 )
 NET = build(RECIPE.model)
-OPTIMIZER = make_optimizer(RECIPE.optimizer, RECIPE.train.steps)
+OPTIMIZER = make_optimizer(RECIPE.optimizer, schedule_of(RECIPE))
 
 
 def assert_same(a, b):

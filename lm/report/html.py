@@ -32,7 +32,7 @@ def write_report(workdir: str | Path) -> Path:
     sections = [
         _header(title, summary, status, stamp),
         _headline(summary),
-        _section("Training", _curves(read_rows(folder / METRICS))),
+        _section("Training", _curves(read_rows(folder / METRICS), summary.get("stages", []))),
         _slices(summary),
         _section("Examples", _examples(_read_samples(folder / "samples.jsonl"))),
         _section("Parameters", _parameters(summary.get("parameter_table", []))),
@@ -118,16 +118,20 @@ def _headline(summary: Mapping[str, Any]) -> str:
             "parameters": f"{summary['parameters']:,}",
             "wall time": _duration(summary["wall_seconds"]),
             "tokens a second": f"{summary['tokens_per_second']:,.0f}",
+            "operations": f"{summary['flops']:.3g}",
         }
+        if "flops_full_depth" in summary:
+            facts["of full depth"] = _percent(summary["flops"] / max(summary["flops_full_depth"], 1))
     items = (f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'<div class="tiles">{"".join(tiles)}</div><dl class="facts">{"".join(items)}</dl>\n' if summary else ""
 
 
-def _curves(rows: list[dict[str, float]]) -> str:
-    """Return one chart a metric that was measured more than once.
+def _curves(rows: list[dict[str, float]], stages: list[dict[str, Any]]) -> str:
+    """Return one chart a metric that was measured more than once, with the growths of the model marked.
 
     Names that differ only in what stands before the slash share a chart.
     """
+    marks = [(stage["start"], f"depth {stage['depth']}") for stage in stages]
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -144,7 +148,7 @@ def _curves(rows: list[dict[str, float]]) -> str:
         values = [y for s in series for y in s.y if y > 0]
         log = "loss" in group and bool(values) and max(values) > 10 * min(values)
         label = _words(group if len(series) > 1 else groups[group][0])
-        charts.append(line_chart(series, x_label="step", y_label=label, log=log))
+        charts.append(line_chart(series, x_label="step", y_label=label, log=log, marks=marks))
     return f'<div class="plots">{"".join(charts)}</div>\n' if charts else ""
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 
 from lm.config import Recipe
 from lm.exits import Diverged
-from lm.optim import make_schedule
+from lm.optim import schedule_of
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
 from lm.report.progress import Progress
 from lm.report.writer import Writer
+from lm.transforms.stacking import Stage
 from lm.types import Evaluation, Mean, Metrics, TrainState
 
 
@@ -27,14 +29,12 @@ class Journal:
     Every process keeps a journal, since all must see a divergence alike; only the one with a folder writes.
     """
 
-    def __init__(
-        self, folder: RunFolder | None, recipe: Recipe, state: TrainState, start: int, tokens: int, quiet: bool
-    ):
+    def __init__(self, folder: RunFolder | None, recipe: Recipe, start: int, quiet: bool):
         self.folder, self.recipe, self.quiet = folder, recipe, quiet
-        self.table = parameter_table(state.params)
-        self.schedule = make_schedule(recipe.optimizer, recipe.train.steps)
-        self.progress = Progress(recipe.train.steps, tokens, start)
-        self.begun, self.start, self.tokens = time.monotonic(), start, tokens
+        self.schedule = schedule_of(recipe)
+        self.begun, self.start = time.monotonic(), start
+        self.table: list[tuple[str, list[int], int]] = []
+        self.tokens = 0
         self.pending: tuple[int, Metrics] | None = None
         self.sums: dict[str, Mean] = {}
         self.loss = math.nan
@@ -42,11 +42,24 @@ class Journal:
         if folder is not None:
             self.writer = Writer(folder.path("."))
             self.writer.truncate(start)
-            folder.status("running", step=start)
+
+    def enter(self, stage: Stage, run: Any, state: TrainState) -> None:
+        """Begin or go on with a stage of a run (lm.train.Run)."""
+        first, self.table = not self.table, parameter_table(state.params)
+        size = f"{sum(count for *_, count in self.table):,} parameters"
+        if not first:
+            self.say(f"step {stage.start}: grown to depth {stage.recipe.model.depth}, {size}")
+            return
+        self.tokens = run.tokens
+        self.progress = Progress(self.recipe.train.steps, run.tokens, self.start)
+        if self.folder is not None:
+            self.folder.stamp(run.source.facts)
+            self.folder.status("running", step=self.start)
             self.say(
-                f"{recipe.name or type(recipe.task).__name__}: {sum(count for *_, count in self.table):,} parameters, "
-                f"{tokens:,} tokens a step, {jax.device_count()} {jax.default_backend()} device(s), "
-                f"{'from the start' if start == 0 else f'resumed at step {start}'}, in {folder.path('.')}"
+                f"{self.recipe.name or type(self.recipe.task).__name__}: {size}, "
+                f"{run.tokens:,} tokens a step, {jax.device_count()} {jax.default_backend()} device(s), "
+                f"{'from the start' if self.start == 0 else f'resumed at step {self.start}'}, "
+                f"in {self.folder.path('.')}"
             )
 
     def say(self, line: str) -> None:
@@ -94,8 +107,8 @@ class Journal:
         shown = ", ".join(f"{n} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for n, r in evaluation.metrics.items())
         self.say(f"step {step}: {shown}")
 
-    def finish(self, step: int, evaluation: Evaluation | None) -> dict[str, Any]:
-        """Write summary.json and report.html and return the summary."""
+    def finish(self, step: int, evaluation: Evaluation | None, flops: Sequence[tuple[Stage, int]]) -> dict[str, Any]:
+        """Write summary.json and report.html and return the summary; `flops` are those of a step in each stage."""
         seconds, earlier = time.monotonic() - self.begun, self._earlier()
         summary: dict[str, Any] = {
             "recipe": self.recipe.name,
@@ -106,9 +119,16 @@ class Journal:
             "loss": None if math.isnan(self.loss) else self.loss,
             "wall_seconds": seconds + earlier.get("wall_seconds", 0.0),
             "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
+            "flops": sum(each * max(min(step, stage.stop) - stage.start, 0) for stage, each in flops),
             "metrics": {},
             "slices": {},
         }
+        if len(flops) > 1:
+            summary["flops_full_depth"] = step * flops[-1][1]
+            summary["stages"] = [
+                {"depth": stage.recipe.model.depth, "start": stage.start, "stop": stage.stop, "step_flops": each}
+                for stage, each in flops
+            ]
         if step == self.start:  # nothing was left to train: what training said before still stands
             summary |= {name: earlier[name] for name in ("loss", "tokens_per_second") if name in earlier}
         if evaluation is not None:

@@ -54,11 +54,13 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     percent: bool = False,
     shaded: tuple[float, float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Return a chart of several lines over one axis.
 
     Values that are not finite are left out. `log` makes the y axis logarithmic and leaves out what is not
-    positive, `shaded` marks a range of x as the one trained on, `percent` writes 0.5 as 50 %.
+    positive, `shaded` marks a range of x as the one trained on, `percent` writes 0.5 as 50 %. Each of `marks` is
+    a place on the x axis and what begins there.
     """
     series = [_thin(_drawable(s, log)) for s in series]
     xs = [x for s in series for x in s.x] + list(shaded or ())
@@ -79,6 +81,10 @@ def line_chart(
             f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - BOTTOM - TOP}" {_fill(SHADE)}/>'
         )
         parts.append(_text(left + 5, HEIGHT - BOTTOM - 7, "trained on"))
+    for place, name in marks:
+        if x_scale.low <= place <= x_scale.high:
+            parts.append(_line(x_scale(place), TOP, x_scale(place), HEIGHT - BOTTOM, SOFT, dashed=True))
+            parts.append(_text(x_scale(place) + 4, TOP + 9, name))
     for tick in y_ticks:
         parts.append(_line(LEFT, y_scale(tick), WIDTH - RIGHT, y_scale(tick), GRID))
         parts.append(_text(LEFT - 8, y_scale(tick) + 4, f"{100 * tick:g} %" if percent else _short(tick), "end"))
@@ -195,8 +201,9 @@ def _fill(colour: str) -> str:
     return f'style="fill:{colour}"'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" style="stroke:{colour}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dashed: bool = False) -> str:
+    style = f"stroke:{colour}{';stroke-dasharray:3 3' if dashed else ''}"
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" style="{style}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = SOFT, weight: int = 400) -> str:

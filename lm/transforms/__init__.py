@@ -1,5 +1,51 @@
-"""Maps from parameters to parameters: averages, and wrappers over a net that know nothing of the model."""
+"""Maps from parameters to parameters: averages, growth, and wrappers over a net that know nothing of the model."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lm.config import BlockScales, Looped, MajorityKernels, TransformConfig
+from lm.strict import ConfigError
+from lm.transforms.block_scales import block_scales
 from lm.transforms.ema import Average, ema
+from lm.transforms.looped import looped
+from lm.transforms.majority import majority
+from lm.transforms.stacking import Stage, grow, index_map, preserved, stages_from, stages_of
+from lm.transforms.wrap import wrap
+from lm.types import Net, Params, Transform
 
-__all__ = ["Average", "ema"]
+__all__ = [
+    "make_transform", "settle", "wrap", "wrap_all",
+    # wrappers
+    "block_scales", "looped", "majority",
+    # growth
+    "Stage", "grow", "index_map", "preserved", "stages_from", "stages_of",
+    # averages
+    "Average", "ema",
+]  # fmt: skip
+
+
+def make_transform(config: TransformConfig, model: Any) -> Transform:
+    """Return the transform of a configuration for the nets of a model's configuration."""
+    if isinstance(config, MajorityKernels):
+        return majority(config)
+    if isinstance(config, BlockScales):
+        return block_scales(config)
+    if isinstance(config, Looped):
+        return looped(config, model.depth)
+    raise ConfigError(f"transforms must hold MajorityKernels, BlockScales or Looped, got {config!r}")
+
+
+def wrap_all(net: Net, transforms: Sequence[Transform]) -> Net:
+    """Return the net with the parameters of the last transform, which stand for those of the one before it."""
+    for transform in transforms:
+        net = wrap(net, transform)
+    return net
+
+
+def settle(params: Params, transforms: Sequence[Transform]) -> Params:
+    """Return the plain net's parameters, as evaluation and export use them."""
+    for transform in reversed(transforms):
+        params = transform.settle(params)
+    return params

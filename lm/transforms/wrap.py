@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params, Transform
+from lm.types import Batch, Cache, Key, Net, Outputs, Params, Transform
 
 STACK = re.compile(r"(^|/)blocks/")
 
@@ -39,7 +39,7 @@ def is_stacked(path: str) -> bool:
     return STACK.search(path) is not None
 
 
-def map_paths(function: Callable[[str, Array], Any], *trees: Any) -> Any:
+def map_paths(function: Callable[..., Any], *trees: Any) -> Any:
     """Map (path, leaf, ...) over trees of one structure, the path written with slashes."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves), *trees
