@@ -5,7 +5,9 @@ Imports nothing of JAX, so that recipes can be listed and parsed at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from lm.strict import ConfigError, require_choice, require_positive
@@ -153,6 +155,25 @@ class ResNetConfig:
     dropout: float = 0.0  # before the last convolution of a block
     dtype: str = "auto"
 
+
+_IMAGENET = ResNetConfig(classes=1000, channels=3, groups=4, width=64, stem="imagenet", norm="batch")
+_CIFAR = ResNetConfig(channels=3, shortcut="pad", norm="batch")
+_WIDE = ResNetConfig(channels=3, depth=3, widen=10, preactivation=True, norm="batch")
+
+# The published networks: resnet18 to 50 of ImageNet, resnet20 to 56 of CIFAR (He et al. 2015), wide ones of CIFAR
+# (Zagoruyko and Komodakis 2016).
+RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
+    {
+        "resnet18": replace(_IMAGENET, depth=1),
+        "resnet34": replace(_IMAGENET, depth=(2, 3, 5, 2)),
+        "resnet50": replace(_IMAGENET, depth=(2, 3, 5, 2), block="bottleneck"),
+        "resnet20": replace(_CIFAR, depth=2),
+        "resnet32": replace(_CIFAR, depth=4),
+        "resnet56": replace(_CIFAR, depth=8),
+        "wrn_28_10": _WIDE,
+        "wrn_16_4": replace(_WIDE, depth=1, widen=4),
+    }
+)
 
 ModelConfig = TransformerConfig | RNNConfig | MLPConfig | ResNetConfig
 

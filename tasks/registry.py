@@ -27,9 +27,20 @@ from tasks.task import Experiment, Task
 from tasks.vision.augment import Augment
 from tasks.vision.digits import Digits, digits_resnet_cpu
 from tasks.vision.shapes import Shapes, shapes_resnet_cpu
+from tasks.vision.stored import (
+    Cifar,
+    ImageFolder,
+    cifar10_resnet20_full,
+    cifar10_resnet56_full,
+    cifar10_wrn_full,
+    imagenet_resnet50_full,
+)
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
-    {task.name: task for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM, Digits, Shapes)}
+    {
+        task.name: task
+        for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM, Digits, Shapes, Cifar, ImageFolder)
+    }
 )
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
@@ -50,6 +61,10 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             tinygsm_cpu,
             digits_resnet_cpu,
             shapes_resnet_cpu,
+            cifar10_resnet20_full,
+            cifar10_resnet56_full,
+            cifar10_wrn_full,
+            imagenet_resnet50_full,
         )
     }
 )

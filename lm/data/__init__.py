@@ -1,10 +1,11 @@
-"""Text and tokens on disk: what turns files into batches. Names load when they are first used.
+"""Text, tokens and images on disk: what turns files into batches. Names load when they are first used.
 
 codec:          Codec, SPECIALS
 packing:        Document, pack
 corpus:         build_corpus, Corpus
 jsonl:          read_jsonl
 decontaminate:  remove_contaminated, Collision
+images:         Images, cifar, digits, open_images, shuffled
 """
 
 from importlib import import_module
@@ -20,6 +21,11 @@ SURFACE = {
     "read_jsonl": "jsonl",
     "remove_contaminated": "decontaminate",
     "Collision": "decontaminate",
+    "Images": "images",
+    "cifar": "images",
+    "digits": "images",
+    "open_images": "images",
+    "shuffled": "images",
 }
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm.config import MLPConfig, ModelConfig, ResNetConfig, RNNConfig, TransformerConfig
+from lm.config import RESNETS, MLPConfig, ModelConfig, ResNetConfig, RNNConfig, TransformerConfig
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
 from lm.models.convolution import BatchNorm, Convolution, GroupNorm, convolve
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
 from lm.models.mlp import MLP, mlp_net
 from lm.models.positions import Scheme, make_scheme, rotate
-from lm.models.resnet import RESNETS, ResNet, resnet_net
+from lm.models.resnet import ResNet, resnet_net
 from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
 from lm.strict import ConfigError

@@ -30,8 +30,7 @@ Beside every scale stands a `bias` and, for batch norm, `statistics/mean` and `s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -46,24 +45,6 @@ from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Array, Batch, Key, Net, Outputs, Params
 
 EXPANSION = 4  # a bottleneck gives out four times the channels that it works on
-
-IMAGENET = ResNetConfig(classes=1000, channels=3, groups=4, width=64, stem="imagenet", norm="batch")
-CIFAR = ResNetConfig(classes=10, channels=3, shortcut="pad", norm="batch")
-WIDE = ResNetConfig(classes=10, channels=3, depth=3, widen=10, preactivation=True, norm="batch")
-
-# The published networks; an ImageNet ResNet-d has d layers with kernels, a CIFAR one 6 (depth + 1) + 2.
-RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
-    {
-        "resnet18": dataclasses.replace(IMAGENET, depth=1),
-        "resnet34": dataclasses.replace(IMAGENET, depth=(2, 3, 5, 2)),
-        "resnet50": dataclasses.replace(IMAGENET, depth=(2, 3, 5, 2), block="bottleneck"),
-        "resnet20": dataclasses.replace(CIFAR, depth=2),
-        "resnet32": dataclasses.replace(CIFAR, depth=4),
-        "resnet56": dataclasses.replace(CIFAR, depth=8),
-        "wrn_28_10": WIDE,
-        "wrn_16_4": dataclasses.replace(WIDE, depth=1, widen=4),
-    }
-)
 
 
 class Block(nn.Module):

@@ -19,7 +19,7 @@ from lm.data.images import digits
 from lm.strict import ConfigError
 from lm.types import Array, Example, Key
 from tasks.vision.augment import Augment
-from tasks.vision.images import Images, mislabel
+from tasks.vision.images import Images, wrong_labels
 
 SIDE, COUNT = 8, 1797
 
@@ -64,10 +64,11 @@ class Digits(Images):
     def split(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return images [n, 8, 8, 1] and labels [n] to train on, and those held out."""
         rng = np.random.default_rng(self.split_seed)
-        found, order = digits(), rng.permutation(COUNT)
+        (images_NHWC, labels_N), order = digits(), rng.permutation(COUNT)
         train, test = order[: self.train_count], order[self.train_count :]
-        labels_N = mislabel(found.labels[train], self.label_noise, self.vocabulary, rng)
-        return (found.images[train], labels_N), (found.images[test], found.labels[test])
+        wrong = wrong_labels(self.train_count, self.label_noise, self.vocabulary, rng)
+        labels = np.where(wrong < 0, labels_N[train], wrong)
+        return (images_NHWC[train], labels), (images_NHWC[test], labels_N[test])
 
     def sample(self, key: Key, size: Array) -> Example:
         key_index, key_augment = jax.random.split(key)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from lm.exits import UserError
-from lm.types import Array, Example
+from lm.strict import ConfigError
+from lm.types import Array, Example, Mean, Source
+from tasks.score import exact_match
 from tasks.task import Task
 
 RAMP = ".:-=+*#%@"  # from dark to light
@@ -44,6 +48,19 @@ class Images(Task):
             info={"size": jnp.asarray(size)},
         )
 
+    def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
+        return {"exact_match": exact_match(predictions_L, example)}
+
+    def check_classes(self, recipe: Any) -> None:
+        """Raise ConfigError where the recipe's model has fewer outputs than there are kinds."""
+        classes = getattr(recipe.model, "classes", getattr(recipe.model, "outputs", self.vocabulary))
+        if classes < self.vocabulary:
+            raise ConfigError(f"the model tells {classes} kinds apart, {self.name} has {self.vocabulary}")
+
+    def source(self, recipe: Any, folder: Path) -> Source:
+        self.check_classes(recipe)
+        return super().source(recipe, folder)
+
     def render(self, example: Example) -> str:
         return picture(np.asarray(example.inputs))
 
@@ -63,10 +80,9 @@ def picture(image_HWC: np.ndarray) -> str:
     return "\n".join("".join(2 * RAMP[level] for level in row) for row in level_HW)
 
 
-def mislabel(labels_N: np.ndarray, share: float, kinds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the labels with this share of them, in random places, replaced by random ones, right ones included."""
-    count = round(share * len(labels_N))
-    places = rng.permutation(len(labels_N))[:count]
-    noisy_N = labels_N.copy()
-    noisy_N[places] = rng.integers(kinds, size=count)
-    return noisy_N
+def wrong_labels(count: int, share: float, kinds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random label, maybe the right one, for this share of `count` images, and -1 for all others."""
+    places = rng.permutation(count)[: round(share * count)]
+    labels_N = np.full(count, -1, np.int32)
+    labels_N[places] = rng.integers(kinds, size=len(places))
+    return labels_N

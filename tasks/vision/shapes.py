@@ -1,7 +1,7 @@
 """Shapes under noise: an unlimited image task whose difficulty is a setting.
 
-Ten kinds of pattern at any place, of any size and contrast, light on dark or dark on light; the size of an example is its
-noise, in percent of the strongest contrast. All of it is arithmetic on integers, so every device draws the same image.
+Ten kinds of pattern at any place, of any size and contrast, light on dark or dark on light; the size of an example is
+its noise, in percent of the strongest contrast. All is arithmetic on integers, so every device draws the same image.
 
     >>> task = Shapes(side=12)
     >>> example = task.sample(jax.random.key(0), 0)
@@ -30,7 +30,8 @@ KINDS = ("disc", "ring", "square", "frame", "diamond", "plus", "cross", "rows", 
 class Shapes(Images):
     """The first `kinds` patterns in images of `side` pixels, with up to `noise` percent of noise in training.
 
-    With a `train_count` training repeats that many scenes, chosen by `split_seed`; without, every image is new. A share `label_noise` of the scenes has a random label in training.
+    With a `train_count` training repeats that many scenes, chosen by `split_seed`; without, every image is new. A
+    share `label_noise` of the scenes has a random label in training.
     """
 
     name: ClassVar[str] = "shapes"
