@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.bench_transforms import MAJORITY
 from tasks.task import Claim, Experiment
 
 RECIPE = "flip_flop_attention_cpu"
@@ -223,4 +224,5 @@ FAULTS = (
 BENCHES = {
     "speed": Experiment("speed", "Speed", SPEED, speed),
     "faults": Experiment("faults", "Faults and other machines", FAULTS, faults),
+    "majority": MAJORITY,
 }

@@ -1,7 +1,7 @@
 """Majority kernels: layers that train E copies of a kernel and leave one (Mazzawi et al. 2024, arXiv 2402.05033).
 
     layer = MajorityDense(64, MajorityKernels(factor=3))
-    y = layer.apply(params, x, deterministic=False, rngs={"majority": key})   # a random convex combination of the copies
+    y = layer.apply(params, x, deterministic=False, rngs={"majority": key})   # copies mixed at random
     y = layer.apply(params, x)                                                # their mean
 
 Beside the layers stand the functions of arrays that they share with `lm.transforms.majority`, which expands the
@@ -81,6 +81,7 @@ def mix(copies: Array, weights: Array, axis: int = 0) -> Array:
     """Return the sum of the copies along an axis, each times its weight; weights as `draw_weights` makes them."""
     if copies.shape[axis] == 1:
         return jnp.squeeze(copies, axis)  # its weight is one; a product with it could still be rounded elsewhere
+
     # Written out, the sum is one pass over the copies, and so is their gradient; a contraction is several.
     def part(i: int) -> Array:
         return jax.lax.index_in_dim(copies, i, axis, False) * jax.lax.index_in_dim(weights, i, axis, False)

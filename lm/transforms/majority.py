@@ -25,6 +25,12 @@ from lm.types import Array, Key, Params, Transform
 PURPOSE = zlib.crc32(b"majority")  # sets its keys apart from those that a net folds out of the same key
 
 
+def key_of(config: MajorityKernels, key: Key, path: str) -> Key:
+    """Return the key of a parameter's weights out of that of a step; all have the same where the model shares it."""
+    key = jax.random.fold_in(key, PURPOSE)
+    return key if config.share == "model" else jax.random.fold_in(key, zlib.crc32(path.encode()))
+
+
 def majority(config: MajorityKernels) -> Transform:
     """Return the transform that trains `factor` copies of each parameter that `pattern` names."""
     expanded = re.compile(config.pattern).search
@@ -53,10 +59,7 @@ def majority(config: MajorityKernels) -> Transform:
                 return leaf
             if key is None:
                 return collapse(leaf, axis)
-            key_leaf = jax.random.fold_in(key, PURPOSE)
-            if config.share != "model":
-                key_leaf = jax.random.fold_in(key_leaf, zlib.crc32(path.encode()))
-            return mix(leaf, draw_weights(config, key_leaf, leaf.shape, axis), axis)
+            return mix(leaf, draw_weights(config, key_of(config, key, path), leaf.shape, axis), axis)
 
         return map_paths(one, params)
 
