@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scripts.measure import seconds
 from tasks.task import Claim, Experiment
 
 BATCH, LENGTH = 32, 256
@@ -20,7 +21,6 @@ def overhead(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
     from lm.train import build_net, init_state, make_step, parts_of, repeat
     from lm.types import Batch
-    from scripts.benches import seconds
 
     model = TransformerConfig(vocabulary=256, depth=4, width=512, heads=8, dtype="float32")
     plain = Recipe(

@@ -21,7 +21,7 @@ from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.math.data import MathData
-from tasks.math.tinygsm import TinyGSM, tinygsm_cpu
+from tasks.math.tinygsm import TinyGSM, tinygsm_cpu, tinygsm_grown_cpu
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.task import Experiment, Task
 from tasks.vision.augment import Augment
@@ -59,6 +59,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             sorting_cpu,
             sorting_full,
             tinygsm_cpu,
+            tinygsm_grown_cpu,
             digits_resnet_cpu,
             shapes_resnet_cpu,
             cifar10_resnet20_full,

@@ -71,7 +71,10 @@ MISTAKES = [
     ("train", "flip_flop_full --model.positions rotery", "did you mean rotary"),
     ("train", "flip_flop_full --model.positions rotary:part=1", "rotary has no field 'part' (fields: base, fraction)"),
     ("train", "flip_flop_full --model.positions rotary:fraction=x", "rotary.fraction: 'x' is not of type float"),
+    ("train", "flip_flop_full --transforms majority", "'majority' is none of majoritykernels, blockscales, looped"),
+    ("train", "flip_flop_full --transforms looped:layers=0", "transforms.layers must be positive, got 0"),
     ("evaluate", "--workdir nowhere", "no run in nowhere"),
+    ("export", "--workdir nowhere --out x", "no run in nowhere"),
     ("evaluate", "", "--workdir"),
     ("sample", "--workdir nowhere --prompt x", "no run in nowhere"),
     ("show_run", "--workdir nowhere", "no evaluated run in nowhere"),
@@ -132,6 +135,19 @@ def test_evaluate_repeats_the_figures_of_training(call, workdir):
     assert {name: found[name] for name in ("recipe", "step", "metrics", "slices")} == {
         name: summary[name] for name in ("recipe", "step", "metrics", "slices")
     }
+
+
+def test_an_export_is_the_plain_model_with_the_figures_of_the_run(call, tmp_path):
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    line = f"{TINY} --train.ema 0.5 --transforms majoritykernels:factor=2 looped:layers=1 --workdir {run}"
+    code, _, err = call("train", line)
+    assert code == 0, err
+    assert call("export", f"--workdir {run} --out {plain}")[0] == 0
+    of_run, of_plain = (call("evaluate", f"--workdir {folder}")[1] for folder in (run, plain))
+    assert of_run == of_plain
+    assert json.loads((plain / "recipe.json").read_text())["transforms"] == []
+    code, _, err = call("export", f"--workdir {run} --out {plain}")
+    assert (code, "holds a run" in err) == (2, True)
 
 
 def test_sample_continues_a_prompt(call, workdir):

@@ -27,6 +27,11 @@ from typing import Any
 from lm.exits import ExitError, UserError
 from lm.strict import require_choice
 
+# What a run writes about itself, as patterns; all else in its folder is data of the task.
+OWN_FILES = (
+    *("checkpoints", "recipe.json", "stamp.json", "status.json", "summary.json", "report.html"),
+    *("*.jsonl", "events.*", "log.txt", "run.lock"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers")
 
 

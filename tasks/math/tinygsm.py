@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from lm.config import OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import Growth, MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.evaluate import rate
 from lm.strict import ConfigError
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
@@ -194,4 +194,21 @@ def tinygsm_cpu() -> Recipe:
         model=TransformerConfig(vocabulary=1024, depth=3, width=128, heads=4, activation="swiglu"),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.98, final_fraction=0.01),
         train=TrainConfig(steps=1000, batch_size=16),
+    )
+
+
+def tinygsm_grown_cpu() -> Recipe:
+    """The same decoder grown from 1 to 3 layers by stacking, with majority kernels of 3 copies on the way.
+
+    Agarwal et al. 2024 and Mazzawi et al. 2024 on the task of Liu et al. 2023. The rate stays at its peak until
+    the last stage, which is half of the steps.
+    python scripts/train.py tinygsm_grown_cpu
+    """
+    plain = tinygsm_cpu()
+    return replace(
+        plain,
+        name="tinygsm_grown_cpu",
+        optimizer=replace(plain.optimizer, schedule="wsd", decay_fraction=0.5),
+        growth=Growth(depths=(1, 2, 3)),
+        transforms=(MajorityKernels(factor=3),),
     )
