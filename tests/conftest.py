@@ -6,6 +6,10 @@ import tempfile
 # Before jax is imported anywhere; the processes that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Most of the time is the compiler's, and these two halve it. Programs compile as a user's do with
+# JAX_DISABLE_MOST_OPTIMIZATIONS=false XLA_FLAGS= before the command.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # Many tests run the same small program in several runs and processes. The cache lives as long as they do.
 CACHE = tempfile.TemporaryDirectory(prefix="cambium-tests-")

@@ -1,7 +1,7 @@
 """Laws of every model with every positional scheme: shapes, causality, isolation, and equal results by every path."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,6 @@ MODELS = {
     "lstm": RNNConfig(vocabulary=V, depth=2, width=8),
     "gru": RNNConfig(vocabulary=V, depth=2, width=8, cell="gru", tied=True),
 }
-# The laws hold at every level of optimisation; without any, programs compile in half the time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -66,7 +64,7 @@ def some_params(net):
 def model(name):
     """Return the net, its parameters and its compiled scores of (params, batch, key)."""
     net = build(MODELS[name])
-    logits = quick_jit(lambda params, batch, key=None: net.apply(params, batch, key).logits)
+    logits = jax.jit(lambda params, batch, key=None: net.apply(params, batch, key).logits)
     return net, some_params(net), logits
 
 
@@ -114,7 +112,7 @@ def test_no_gradient_comes_from_the_future_nor_from_another_segment(name):
     segments = np.array([[0, 0, 1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]])
     batch, asked = make_batch(name, segments), 5
     # No token occurs twice, so the row of the table that belongs to a token says who reads it.
-    table = quick_jit(jax.grad(lambda params: net.apply(params, batch).features[:, asked].std(axis=-1).sum()))(params)
+    table = jax.jit(jax.grad(lambda params: net.apply(params, batch).features[:, asked].std(axis=-1).sum()))(params)
     reached = np.abs(table["embedding"]["table"]).sum(axis=-1)[batch.inputs]
     visible = (np.arange(L)[None] <= asked) & (segments == segments[:, [asked]])
     assert (reached[~visible] == 0).all()
@@ -137,7 +135,7 @@ def test_cached_decoding_equals_the_full_pass(name):
     # Row 0 has padding on the left, and a second document starts in the middle of row 1.
     batch = make_batch(name, [[0, 0, 1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2]])
     state = net.cache(B, L if isinstance(positions_of(name), Randomised) else L + 3)
-    extend, found = quick_jit(net.extend), []
+    extend, found = jax.jit(net.extend), []
     for chunk in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 10)):
         outputs, state = extend(params, cut(batch, chunk), state)
         found.append(outputs.logits)
@@ -149,7 +147,7 @@ def test_cached_decoding_equals_the_full_pass(name):
 def test_a_cache_taken_back_forgets_what_it_saw():
     net, params, logits = model("rotary, grouped")
     batch, seen = make_batch("rotary, grouped", 1), make_batch("rotary, grouped", 1, seed=3)
-    extend = quick_jit(net.extend)
+    extend = jax.jit(net.extend)
     _, state = extend(params, cut(seen, slice(0, 4)), net.cache(B, L))
     _, state = extend(params, cut(batch, slice(0, 4)), state._replace(index=jnp.zeros((), jnp.int32)))
     _, state = extend(params, cut(seen, slice(4, 8)), state)
@@ -163,7 +161,7 @@ def test_unrolled_blocks_equal_scanned_ones_forward_and_backward(name):
     results = []
     for unroll in (True, False):
         net = build(replace(MODELS[name], unroll=unroll))
-        loss = quick_jit(jax.value_and_grad(lambda params, net=net: jnp.square(net.apply(params, batch).logits).mean()))
+        loss = jax.jit(jax.value_and_grad(lambda params, net=net: jnp.square(net.apply(params, batch).logits).mean()))
         results.append(loss(some_params(net)))
     assert_close(*results)
 
@@ -182,7 +180,7 @@ def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads,
             return slopes.bias({}, positions[:, queries], positions[:, keys])
 
         sizes = {} if block is None else {"block": block}
-        return quick_jit(
+        return jax.jit(
             jax.value_and_grad(
                 lambda qkv: (
                     attend(*qkv, scale=0.5, segments_BL=segments, bias=bias if masked else None, **sizes) * w
@@ -308,7 +306,7 @@ def test_a_key_turns_on_what_is_random(name):
     config = MODELS[name] if name == "random rotary" else replace(MODELS[name], dropout=0.5)
     net = build(config)
     params, batch = some_params(net), make_batch(name, 1)
-    logits = quick_jit(lambda key=None: net.apply(params, batch, key).logits)
+    logits = jax.jit(lambda key=None: net.apply(params, batch, key).logits)
     one, again, other = (logits(jax.random.key(seed)) for seed in (1, 1, 2))
     assert_close(one, again)
     assert float(jnp.abs(one - other).max()) > 1e-4
@@ -326,7 +324,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32(name):
     _, params, logits = model(name)
     net, batch = build(replace(MODELS[name], dtype="bfloat16")), make_batch(name, 1)
     assert {leaf.dtype for leaf in jax.tree.leaves(some_params(net))} == {jnp.dtype("float32")}
-    outputs = quick_jit(net.apply)(params, batch)
+    outputs = jax.jit(net.apply)(params, batch)
     assert outputs.features.dtype == jnp.bfloat16
     exact, rounded = logits(params, batch), outputs.logits
     # Eight bits of mantissa through two layers.
