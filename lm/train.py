@@ -35,7 +35,16 @@ from lm.types import Array, Batch, Evaluation, Key, Metrics, Net, Objective, Par
 INIT, DATA, MODEL, EVALUATE = range(4)
 
 # Fields that may change on resume: they decide where and how often, not what is computed.
-FREE = ("mesh.", "name", "train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per")
+FREE = (
+    "mesh.",
+    "name",
+    "task.folder",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.save_every",
+    "train.keep",
+    "train.steps_per",
+)
 
 Step = Callable[[TrainState, Batch | None], tuple[TrainState, Metrics]]
 

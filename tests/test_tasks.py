@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import Learned
+from lm.config import Learned, ResNetConfig
+from lm.exits import UserError
 from lm.models import build
 from lm.strict import ConfigError, from_json, to_json
 from tasks.arithmetic.addition import ZERO, Addition
@@ -23,6 +24,11 @@ from tasks.formal.grokking import by_hand, character, explained
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
+from tasks.vision.augment import Augment
+from tasks.vision.digits import Digits
+from tasks.vision.images import Images
+from tasks.vision.shapes import Shapes
+from tasks.vision.stored import Cifar
 
 DRAWN = {
     "flip_flop": FlipFlop(length=32),
@@ -34,6 +40,10 @@ DRAWN = {
     "addition random_start": Addition(longest_train=4, longest_test=6, scheme="random_start", max_position=40),
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
+    "digits": Digits(),
+    "digits altered": Digits(train_count=100, label_noise=0.5, augment=Augment(shift=2, flip=True, cutout=3)),
+    "shapes": Shapes(),
+    "shapes again": Shapes(side=12, kinds=4, noise=50, train_count=30, label_noise=0.5, augment=Augment(shift=1)),
 }
 each_task = pytest.mark.parametrize("task", DRAWN.values(), ids=DRAWN.keys())
 
@@ -70,9 +80,12 @@ def test_samples_are_pure_and_any_size_runs_in_one_program(task):
             assert_same(example, jax.tree.map(lambda x, row=row: x[row], batch))
         others = np.stack([jitted(key, high).inputs for key in keys])
         assert jitted._cache_size() == 1 and len(np.unique(others, axis=0)) > 1
-        assert example.inputs.shape == example.positions.shape == (length,)
+        image = isinstance(task, Images)
+        assert example.positions.shape == (length,)
+        assert example.inputs.ndim == 3 if image else example.inputs.shape == (length,)
         assert example.targets.shape == example.weights.shape
-        assert (example.inputs.dtype, example.targets.dtype, example.weights.dtype) == ("int32", "int32", "float32")
+        assert (example.targets.dtype, example.weights.dtype) == ("int32", "float32")
+        assert example.inputs.dtype == ("float32" if image else "int32")
     assert_same(example, sample(keys[0], low))
 
 
@@ -83,7 +96,7 @@ def test_sizes_and_tokens_keep_their_limits(task):
     assert min(task.test_sizes) <= high <= max(task.test_sizes) and task.train_length <= task.max_length
     assert (sizes.min(), sizes.max()) == (low, high)
     for batch in draws(task):
-        for tokens in (batch.inputs, batch.targets):
+        for tokens in (batch.targets,) if isinstance(task, Images) else (batch.inputs, batch.targets):
             assert tokens.min() >= 0 and tokens.max() < task.vocabulary
         assert np.all(np.isin(batch.weights, (0, 1))) and np.all(batch.weights.sum(axis=1) > 0)
 
@@ -110,7 +123,11 @@ def test_examples_in_the_docstring_are_real(task):
 def test_what_is_spelt_can_be_read(task):
     example = jax.tree.map(lambda x: np.asarray(x)[0], draws(task)[0])
     assert task.render(example)
-    assert task.read(task.spell(example.inputs)) == example.inputs.tolist()
+    if isinstance(task, Images):
+        with pytest.raises(UserError, match="cannot be given as text"):
+            task.read(task.spell(example.targets))
+    else:
+        assert task.read(task.spell(example.inputs)) == example.inputs.tolist()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -120,7 +137,7 @@ def test_recipes_fit_their_task_and_survive_json(name):
     assert f"scripts/train.py {name}\n" in RECIPES[name].__doc__
     net, task, model = build(recipe.model), recipe.task, recipe.model
     if type(task) in map(type, DRAWN.values()):
-        assert model.vocabulary == task.vocabulary
+        assert (model.classes if isinstance(model, ResNetConfig) else model.vocabulary) == task.vocabulary
         params = jax.eval_shape(net.init, jax.random.key(0))
         for sample in (task.sample, task.sample_test):
             batch = jax.eval_shape(jax.vmap(sample, (0, None)), jax.random.split(jax.random.key(0), 2), 8)
@@ -152,6 +169,16 @@ def test_experiments_claim_one_bound_each():
         (lambda: Addition(max_position=21), "task.max_position must be at least 22"),
         (lambda: Sorting(longest_train=1), "task.longest_train"),
         (lambda: Sorting(values=1), "task.values"),
+        (lambda: Digits(train_count=1797), "task.train_count must be from 1 to 1796"),
+        (lambda: Digits(label_noise=1.5), "task.label_noise"),
+        (lambda: Shapes(side=7), "task.side"),
+        (lambda: Shapes(kinds=11), "task.kinds"),
+        (lambda: Shapes(noise=1), "task.noise"),
+        (lambda: Shapes(train_count=0), "task.train_count"),
+        (lambda: Shapes(label_noise=-0.1), "task.label_noise"),
+        (lambda: Augment(shift=-1), "task.augment.shift"),
+        (lambda: Cifar(kinds=20), "task.kinds"),
+        (lambda: Cifar(train_count=0), "task.train_count"),
     ],
 )
 def test_impossible_tasks_are_refused_by_name(make, field):

@@ -142,7 +142,8 @@ def _name_of(split: str, found: list[str], folder: Path) -> str:
     names = (split,) if split == "train" else (split, "val", "validation")
     name = next((name for name in names if name in found), None)
     if name is None:
-        raise UserError(f"task.folder: {folder} has no split {' or '.join(names)} (found: {', '.join(sorted(found))})")
+        shown = ", ".join(sorted(found)[:5]) or "nothing"
+        raise UserError(f"task.folder: {folder} has no split {' or '.join(names)} (found: {shown})")
     return name
 
 

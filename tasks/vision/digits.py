@@ -1,8 +1,16 @@
 """Handwritten digits of 8 x 8 pixels: real data that comes with scikit-learn.
 
 >>> task = Digits()
->>> example = task.test_example(jax.random.key(0), 3, 8)
+>>> example = task.test_example(jax.random.key(0), 2, 8)
 >>> print(task.render(example), "->", task.spell(example.targets))
+,,,,##++++##::,,
+,,**++,,,,##::,,
+,,++==,,++==,,,,
+,,,,##****,,,,,,
+,,,,++@@::,,,,,,
+,,::##--##,,,,,,
+,,--++,,++--,,,,
+,,,,####++,,,,,, -> 8
 """
 
 from __future__ import annotations
@@ -88,8 +96,9 @@ class Digits(Images):
 
 
 def digits_resnet_cpu() -> Recipe:
-    """A ResNet-14 with group norm on 1,000 handwritten digits, shifted by at most a pixel.
+    """A ResNet-14 with group norm on 1,000 handwritten digits, shifted by at most a pixel: 99.4 % of the others right.
 
+    Real data. 52 s on one CPU core.
     python scripts/train.py digits_resnet_cpu
     """
     task = Digits(augment=Augment(shift=1))

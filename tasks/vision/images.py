@@ -16,7 +16,7 @@ from lm.types import Array, Example, Mean, Source
 from tasks.score import exact_match
 from tasks.task import Task
 
-RAMP = ".:-=+*#%@"  # from dark to light
+RAMP = ",:-=+*#%@"  # from dark to light; a line of dots would be a prompt to doctest
 WIDEST = 32  # columns of a picture as text
 
 
@@ -72,7 +72,7 @@ class Images(Task):
 
 
 def picture(image_HWC: np.ndarray) -> str:
-    """Return an image as lines of text, two characters a pixel, its darkest value `.` and its lightest `@`."""
+    """Return an image as lines of text, two characters a pixel, its darkest value `,` and its lightest `@`."""
     step = -(-image_HWC.shape[1] // WIDEST)
     grey_HW = image_HWC[::step, ::step].mean(axis=-1)
     low, high = grey_HW.min(), grey_HW.max()

@@ -4,8 +4,20 @@ Ten kinds of pattern at any place, of any size and contrast, light on dark or da
 its noise, in percent of the strongest contrast. All is arithmetic on integers, so every device draws the same image.
 
     >>> task = Shapes(side=12)
-    >>> example = task.sample(jax.random.key(0), 0)
+    >>> example = task.sample(jax.random.key(2), 0)
     >>> print(task.render(example), "->", task.spell(example.targets))
+    @@@@@@@@@@@@@@@@@@@@@@@@
+    @@@@@@@@,,@@@@@@@@@@@@@@
+    @@@@,,,,,,,,,,@@@@@@@@@@
+    @@,,,,@@@@@@,,,,@@@@@@@@
+    @@,,@@@@@@@@@@,,@@@@@@@@
+    ,,,,@@@@@@@@@@,,,,@@@@@@
+    @@,,@@@@@@@@@@,,@@@@@@@@
+    @@,,,,@@@@@@,,,,@@@@@@@@
+    @@@@,,,,,,,,,,@@@@@@@@@@
+    @@@@@@@@,,@@@@@@@@@@@@@@
+    @@@@@@@@@@@@@@@@@@@@@@@@
+    @@@@@@@@@@@@@@@@@@@@@@@@ -> ring
 """
 
 from __future__ import annotations
