@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import Learned, NoPositions, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import Learned, NoPositions, OptimizerConfig, Positions, Recipe, TrainConfig, TransformerConfig
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key
 from tasks.build import add_digits, below, concatenate, numeral
@@ -181,13 +181,7 @@ def addition_plain_cpu() -> Recipe:
     Cho et al. 2024, the NoPE baseline. Expected exact match 0 at every length. About 110 s on one CPU core.
     python scripts/train.py addition_plain_cpu
     """
-    coupled = addition_cpu()
-    return replace(
-        coupled,
-        name="addition_plain_cpu",
-        task=Addition(scheme="plain", max_position=75),
-        model=replace(coupled.model, positions=NoPositions()),
-    )
+    return _baseline("plain", NoPositions())
 
 
 def addition_random_start_cpu() -> Recipe:
@@ -196,13 +190,13 @@ def addition_random_start_cpu() -> Recipe:
     Cho et al. 2024, the random-start APE baseline. Expected exact match 0 at 12 digits. About 110 s on one CPU core.
     python scripts/train.py addition_random_start_cpu
     """
+    return _baseline("random_start", Learned(rows=76))
+
+
+def _baseline(scheme: str, positions: Positions) -> Recipe:
     coupled = addition_cpu()
-    return replace(
-        coupled,
-        name="addition_random_start_cpu",
-        task=Addition(scheme="random_start", max_position=75),
-        model=replace(coupled.model, positions=Learned(rows=76)),
-    )
+    task, model = Addition(scheme=scheme, max_position=75), replace(coupled.model, positions=positions)
+    return replace(coupled, name=f"addition_{scheme}_cpu", task=task, model=model)
 
 
 def addition_full() -> Recipe:
