@@ -18,6 +18,7 @@ from lm.config import (
     MLPConfig,
     OptimizerConfig,
     Recipe,
+    ResNetConfig,
     RNNConfig,
     TrainConfig,
     TransformerConfig,
@@ -31,8 +32,10 @@ from lm.sweep import run_sweep
 from lm.train import build_net, fit, init_state, make_step, parts_of
 from lm.transforms import ema, grow, index_map, preserved, stages_from, stages_of
 from lm.transforms.stacking import stage_lengths
+from lm.transforms.wrap import is_stacked, map_paths
 from tasks.formal.flip_flop import FlipFlop
 from tasks.formal.modular_arithmetic import ModularArithmetic
+from tasks.vision.digits import Digits
 
 TASK = FlipFlop(length=16)
 RECIPE = Recipe(
@@ -47,9 +50,11 @@ MODELS = {
     "transformer": (TASK, TransformerConfig(vocabulary=5, width=8, heads=2)),
     "parallel": (TASK, TransformerConfig(vocabulary=5, width=8, heads=2, parallel=True, bias=True, norm="layer")),
     "lstm": (TASK, RNNConfig(vocabulary=5, width=8)),
+    "resnet": (Digits(), ResNetConfig(groups=2, width=4, norm_groups=2)),
+    "batch-norm wide resnet": (Digits(), ResNetConfig(groups=2, width=4, norm="batch", preactivation=True)),
     "mlp": (ModularArithmetic(modulus=7), MLPConfig(vocabulary=7, outputs=7, embedding=4, width=8)),
 }
-RESIDUAL = ("transformer", "parallel")
+NOT_RESIDUAL = ("lstm", "mlp")
 PLANS = {
     "append a copy": Growth((2, 3)),
     "double": Growth((2, 4)),
@@ -127,7 +132,7 @@ def test_a_growth_preserves_what_it_declares(name, plan):
     growth = PLANS[plan]
     _, old, short_logits, _ = begun(name, growth.depths[0], 2)
     _, fresh, tall_logits, _ = begun(name, growth.depths[1], 0)
-    if growth.scale != 1.0 and name in ("lstm", "mlp"):
+    if growth.scale != 1.0 and name in NOT_RESIDUAL:
         with pytest.raises(ConfigError, match="names no parameter"):
             grow(old, fresh, growth)
         return
@@ -137,11 +142,13 @@ def test_a_growth_preserves_what_it_declares(name, plan):
     declared = preserved(growth)
 
     def all_equal(before, after, at):
-        same = jax.tree.map(lambda b, a: bool(jnp.all(a[jnp.array(at)] == b[jnp.array(layers.source)[jnp.array(at)]])),
-                            before["blocks"], after["blocks"])  # fmt: skip
-        outside = {path: leaf for path, leaf in before.items() if path != "blocks"}
-        beyond = jax.tree.map(lambda b, a: bool(jnp.all(a == b)), outside, {path: after[path] for path in outside})
-        return all(jax.tree.leaves((same, beyond)))
+        """Say whether the layers `at` are those of the map, and all beside the stacks is as it was."""
+        sources = np.array(layers.source)[at]
+
+        def same(path, old, new):
+            return np.array_equal(old[sources], new[np.array(at)]) if is_stacked(path) else np.array_equal(old, new)
+
+        return all(jax.tree.leaves(map_paths(same, before, after)))
 
     adam, grown_adam = old.opt_state[1], new.opt_state[1]
     found = set()
@@ -152,9 +159,12 @@ def test_a_growth_preserves_what_it_declares(name, plan):
     if all(all_equal(a, b, kept) for a, b in ((adam.mu, grown_adam.mu), (adam.nu, grown_adam.nu))):
         found.add("moments")
         assert grown_adam.count == adam.count
-    if bool(jnp.all(short_logits(old.params) == tall_logits(new.params))):
+    before, after = short_logits(old.params), tall_logits(new.params)
+    if np.allclose(before, after, atol=1e-6):
         found.add("outputs")
-    assert found == (declared if name in RESIDUAL else declared - {"outputs"})
+        # Around convolutions the compiler fuses the two networks differently.
+        assert np.array_equal(before, after) or "resnet" in name
+    assert found == declared
     assert new.step == old.step
     assert new.opt_state[-1].count == 2, "the learning rate goes on in its course"
 
@@ -265,7 +275,7 @@ def test_looped_models_grow_by_more_turns():
 
 
 def test_trainable_scales_start_at_one_and_take_beta_at_a_growth():
-    growth = Growth((2, 3), scale=0.5, scaled=r"blocks/branch_scale$")
+    growth = Growth((2, 3), scale=0.5, scaled=r"branch_scale$")
     recipe = with_growth(growth, model=dataclasses.replace(RECIPE.model, depth=3), transforms=(BlockScales(),))
     (_, short, settled), (_, tall, _) = (build_net(stage.recipe) for stage in stages_of(recipe))
     optimizer = parts_of(recipe)[1]

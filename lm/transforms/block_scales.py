@@ -1,12 +1,14 @@
 """A trainable factor for each block on what it adds to the residual stream.
 
-With growth by stacking this is the scalar beta of Agarwal et al. 2024, which makes a scaled copy exact: grow with
-`Growth(scaled=r"blocks/branch_scale$", scale=beta)` and the factor of each new block starts at beta times the old one.
+With growth by stacking this is the scalar beta of Agarwal et al. 2024: grow with
+`Growth(scaled=r"branch_scale$", scale=beta)` and the factor of each new block starts at beta times that of its copy.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +22,39 @@ NAME = "branch_scale"
 
 
 def block_scales(config: BlockScales) -> Transform:
-    """Return the transform that adds `blocks/branch_scale` [N] and multiplies the parameters that `pattern` names."""
+    """Return the transform that adds `blocks/branch_scale` [N] to each stack and multiplies what `pattern` names."""
     writes = re.compile(config.pattern).search
 
-    def init(net_init, key: Key) -> Params:
+    def add(stack: Params) -> Params:
+        return {**stack, NAME: jnp.full(len(jax.tree.leaves(stack)[0]), config.initial)}
+
+    def multiply(stack: Params) -> Params:
+        scale_N = stack[NAME]
+
+        def one(path: str, leaf: Array) -> Array:
+            return leaf * jnp.expand_dims(scale_N, tuple(range(1, leaf.ndim))) if writes(path) else leaf
+
+        return map_paths(one, {name: leaf for name, leaf in stack.items() if name != NAME})
+
+    def init(net_init: Callable[[Key], Params], key: Key) -> Params:
         params = net_init(key)
-        if not isinstance(params, dict) or "blocks" not in params:
-            raise ConfigError("transforms: BlockScales needs a model with one stack of blocks")
-        depth = jax.tree.leaves(params["blocks"])[0].shape[0]
-        return {**params, "blocks": {**params["blocks"], NAME: jnp.full(depth, config.initial)}}
+        found: list[bool] = []
+        map_paths(lambda path, _: found.append(is_stacked(path) and writes(path) is not None), params)
+        if not any(found):
+            raise ConfigError(f"transforms.pattern {config.pattern!r} names no parameter of a stack of blocks")
+        return on_stacks(add, params)
 
     def settle(params: Params, key: Key | None = None) -> Params:
-        blocks = dict(params["blocks"])
-        scale_N = blocks.pop(NAME)
-
-        def multiply(path: str, leaf: Array) -> Array:
-            if not is_stacked(path) or not writes(path):
-                return leaf
-            return leaf * jnp.expand_dims(scale_N, tuple(range(1, leaf.ndim)))
-
-        return map_paths(multiply, {**params, "blocks": blocks})
+        return on_stacks(multiply, params)
 
     return Transform(init, settle)
+
+
+def on_stacks(change: Callable[[Params], Params], params: Params) -> Params:
+    """Return the parameters with each of their stacks of blocks changed."""
+    if not isinstance(params, dict):
+        return params
+    changed: dict[str, Any] = {}
+    for name, inner in params.items():
+        changed[name] = change(inner) if name == "blocks" else on_stacks(change, inner)
+    return changed
