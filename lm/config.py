@@ -319,7 +319,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     objective: str = "next_token"
-    transforms: tuple[TransformConfig, ...] = ()  # from the model outwards
+    transforms: tuple[Any, ...] = ()  # of TransformConfig or callables, from the model outwards
     growth: Growth | None = None
     data: Any = None
     name: str = ""

@@ -28,6 +28,7 @@ REDUCED = {
     "train.py flip_flop_attention_cpu": f"{TINY} --task.length 16",
     "prepare_data.py tinygsm_cpu": "--data.problems 100 --task.test_count 2",
     "train.py tinygsm_cpu": f"{TINY} --model.depth 1 --data.problems 100 --task.test_count 2",
+    "train.py tinygsm_grown_cpu": f"{TINY} --train.steps 6 --data.problems 100 --task.test_count 2",
     "sweep.py flip_flop_cpu": f"{TINY} --task.length 16",
 }
 

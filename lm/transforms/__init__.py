@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lm.config import BlockScales, Looped, MajorityKernels, TransformConfig
+from lm.config import BlockScales, Looped, MajorityKernels
 from lm.strict import ConfigError
 from lm.transforms.block_scales import block_scales
 from lm.transforms.ema import Average, ema
@@ -26,15 +26,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def make_transform(config: TransformConfig, model: Any) -> Transform:
-    """Return the transform of a configuration for the nets of a model's configuration."""
+def make_transform(config: Any, model: Any) -> Transform:
+    """Return the transform of a configuration for the nets of a model's configuration.
+
+    A configuration from elsewhere is called with that of the model and returns its transform.
+    """
     if isinstance(config, MajorityKernels):
         return majority(config)
     if isinstance(config, BlockScales):
         return block_scales(config)
     if isinstance(config, Looped):
         return looped(config, model.depth)
-    raise ConfigError(f"transforms must hold MajorityKernels, BlockScales or Looped, got {config!r}")
+    if callable(config):
+        return config(model)
+    raise ConfigError(f"transforms must hold MajorityKernels, BlockScales, Looped or a callable, got {config!r}")
 
 
 def wrap_all(net: Net, transforms: Sequence[Transform]) -> Net:
