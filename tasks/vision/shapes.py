@@ -51,7 +51,7 @@ class Shapes(Images):
 
     side: int = 16
     kinds: int = 10
-    noise: int = 100
+    noise: int = 50
     train_count: int | None = None
     label_noise: float = 0.0
     split_seed: int = 0
@@ -134,8 +134,9 @@ def patterns(dy_H1: Array, dx_1W: Array, radius: Array) -> Array:
 
 
 def shapes_resnet_cpu() -> Recipe:
-    """A ResNet-14 with group norm on shapes under noise, every image new.
+    """A ResNet-14 with group norm on shapes under up to 50 percent of noise, every image new.
 
+    Right at 0, 25, 50 and 100 percent of noise: 100 %, 97 %, 77 % and 33 %. Two minutes on one busy CPU core.
     python scripts/train.py shapes_resnet_cpu
     """
     task = Shapes()
@@ -143,6 +144,6 @@ def shapes_resnet_cpu() -> Recipe:
         name="shapes_resnet_cpu",
         task=task,
         model=ResNetConfig(classes=task.vocabulary, depth=1, width=8),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, final_fraction=0.0, weight_decay=0.05),
-        train=TrainConfig(steps=1000, batch_size=64, steps_per_dispatch=25),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=50, final_fraction=0.0, weight_decay=0.05),
+        train=TrainConfig(steps=1500, batch_size=64, steps_per_dispatch=25),
     )
