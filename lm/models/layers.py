@@ -39,6 +39,21 @@ def unrolled(depth: int) -> bool:
     return jax.default_backend() == "cpu" and depth <= 8
 
 
+def stacked(block: type[nn.Module], depth: int, unroll: bool, in_axes: Any = 0) -> Callable[..., nn.Module]:
+    """Return a maker of `depth` blocks as one module, whose parameters have a leading depth axis.
+
+    The module is called as a block is, on a carry and on inputs with `in_axes`.
+    """
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=in_axes,
+        length=depth,
+        unroll=depth if unroll else 1,
+    )
+
+
 class Initialisers(NamedTuple):
     """Initialisers by role; `residual` is for the projections that write to the residual stream."""
 

@@ -72,14 +72,8 @@ class MLP(nn.Module):
         x_BD = Projection(config.width, config.bias, dtype, name="input")(x_BA)
         x_BD = ACTIVATIONS[config.activation](x_BD)
         if config.depth:
-            scanned = nn.scan(
-                HiddenLayer,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=config.depth,
-                unroll=config.depth if layers.unrolled(config.depth) else 1,
-            )
-            x_BD, _ = scanned(config, name="blocks")(x_BD)
+            hidden = layers.stacked(HiddenLayer, config.depth, layers.unrolled(config.depth))
+            x_BD, _ = hidden(config, name="blocks")(x_BD)
         return Outputs(x_BD[:, None], *Weights(config.outputs, config.bias, name="head")(config.width))
 
 

@@ -137,14 +137,9 @@ class Group(nn.Module):
         stride = 1 if self.index == 0 else 2
         x, _ = Block(self.config, channels, stride, self.training, name="first")(x)
         if self.depth:
-            scanned = nn.scan(
-                Block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=self.depth,
-                unroll=self.depth if layers.unrolled(self.depth) and not self.is_initializing() else 1,
-            )
-            x, _ = scanned(self.config, channels, training=self.training, name="blocks")(x)
+            unroll = layers.unrolled(self.depth) and not self.is_initializing()
+            blocks = layers.stacked(Block, self.depth, unroll)
+            x, _ = blocks(self.config, channels, training=self.training, name="blocks")(x)
         return x
 
 

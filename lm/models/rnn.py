@@ -94,16 +94,9 @@ class RNN(nn.Module):
         # Without a norm behind it the embedding sets the scale of the gates: small ones learn many times slower.
         table_init = nn.initializers.normal(config.width**-0.5 if config.tied else 1.0)
         embedding = Embedding(config.vocabulary, config.width, jnp.dtype(config.dtype), table_init, name="embedding")
-        scanned = nn.scan(
-            RecurrentLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            out_axes=0,
-            length=config.depth,
-            unroll=config.depth if layers.unrolled(config.depth) else 1,
-        )
-        stack = scanned(config, deterministic, name="blocks")
+        unroll = layers.unrolled(config.depth)
+        recurrent = layers.stacked(RecurrentLayer, config.depth, unroll, in_axes=(0, nn.broadcast))
+        stack = recurrent(config, deterministic, name="blocks")
         y_LBD, state = stack(embedding(tokens_BL.T), cache.layers, (segments_BL != before_BL).T)
         y_BLD = y_LBD.swapaxes(0, 1)
         cache = Cache(state, {"segment": segments_BL[:, -1]}, cache.index + tokens_BL.shape[1])

@@ -217,17 +217,10 @@ class Tables(nn.Module):
 def _stack(config: Resolved, deterministic: bool, initialising: bool) -> nn.Module:
     """Return the blocks as one module whose parameters have a leading depth axis, unrolled or not."""
     block = nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
-    scanned = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast),
-        out_axes=0,
-        length=config.depth,
-        # Drawing parameters is the same work in every layer: one copy of it compiles sooner.
-        unroll=config.depth if config.unroll and not initialising else 1,
-    )
-    return scanned(config, deterministic, name="blocks")
+    # Drawing parameters is the same work in every layer: one copy of it compiles sooner.
+    unroll = config.unroll and not initialising
+    blocks = layers.stacked(block, config.depth, unroll, in_axes=(0, nn.broadcast))
+    return blocks(config, deterministic, name="blocks")
 
 
 def _look_back(context: Context, cache: Cache) -> tuple[Context, dict[str, Array]]:
