@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/python scripts/show_run.py --workdir runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # tests of one file build on each other
 
 lint: $(READY)
 	$(BIN)/ruff check .

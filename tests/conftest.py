@@ -11,7 +11,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
-# Many tests run the same small program in several runs and processes. The cache lives as long as they do.
+# Many tests run the same small program in several runs and processes. The cache lives as long as they do, and
+# each process of pytest-xdist has its own: JAX does not write its entries atomically.
 CACHE = tempfile.TemporaryDirectory(prefix="cambium-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
