@@ -4,7 +4,11 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +19,7 @@ from lm.config import (
     BlockScales,
     Growth,
     Looped,
+    MajorityKernels,
     MLPConfig,
     OptimizerConfig,
     Recipe,
@@ -37,6 +42,7 @@ from tasks.formal.flip_flop import FlipFlop
 from tasks.formal.modular_arithmetic import ModularArithmetic
 from tasks.vision.digits import Digits
 
+ROOT = Path(__file__).parent.parent
 TASK = FlipFlop(length=16)
 RECIPE = Recipe(
     task=TASK,
@@ -44,6 +50,7 @@ RECIPE = Recipe(
     optimizer=OptimizerConfig(learning_rate=1e-2),
     train=TrainConfig(steps=12, batch_size=8, steps_per_dispatch=4, log_every=5, save_every=4, ema=0.9),
     growth=Growth((1, 2, 4)),
+    transforms=(MajorityKernels(factor=2),),
     name="grown",
 )
 MODELS = {
@@ -205,6 +212,21 @@ def test_a_staged_run_stopped_anywhere_repeats_the_uninterrupted_one(straight, t
         assert jax.tree.leaves(stopped.params["blocks"])[0].shape[0] == depth
     assert_same(straight[0].state._replace(key=0), stopped.state._replace(key=0))
     assert straight[0].evaluation == stopped.evaluation
+
+
+def test_a_growth_happens_on_one_mesh_or_another(straight, tmp_path):
+    # Eight devices take the first growth, at 2, and save behind it; one device takes the second, at 6.
+    code = f"""
+from lm.train import fit
+from lm.config import MeshConfig
+from tests.test_growth import RECIPE, dataclasses
+fit(dataclasses.replace(RECIPE, mesh=MeshConfig(fsdp=2, tensor=2)), {str(tmp_path)!r}, until=3, quiet=True)
+"""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=300)
+    moved = fit(RECIPE, tmp_path, quiet=True)
+    for x, y in zip(jax.tree.leaves(moved.state.params), jax.tree.leaves(straight[0].state.params), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-4)
 
 
 def test_a_staged_run_reports_its_stages_and_its_operations(straight):
