@@ -24,6 +24,8 @@ from tasks.math.data import MathData
 from tasks.math.tinygsm import TinyGSM, tinygsm_cpu, tinygsm_grown_cpu
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.task import Experiment, Task
+from tasks.training.stacking import stacking_cpu, stacking_full
+from tasks.training.stacking_study import STACKING
 from tasks.vision.augment import Augment
 from tasks.vision.digits import Digits, digits_resnet_cpu
 from tasks.vision.shapes import Shapes, shapes_resnet_cpu
@@ -66,12 +68,14 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             cifar10_resnet56_full,
             cifar10_wrn_full,
             imagenet_resnet50_full,
+            stacking_cpu,
+            stacking_full,
         )
     }
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
-    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM)}
+    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM, STACKING)}
 )
 
 KINDS: Mapping[str, type] = MappingProxyType(
