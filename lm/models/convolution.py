@@ -35,8 +35,8 @@ def convolve_rows(x_BHWC: Array, kernel: Array, stride: int = 1) -> Array:
     border, (_, height, width, _) = size // 2, x_BHWC.shape
     x_BHWC = jnp.pad(x_BHWC, ((0, 0), (border, border), (border, border), (0, 0)))
     near = jnp.concatenate([x_BHWC[:, :, j : j + width : stride] for j in range(size)], axis=-1)
-    rows = [near[:, i : i + height : stride] for i in range(size)]
-    return sum(row @ kernel[i].reshape(size * channels, features) for i, row in enumerate(rows))
+    matrices = kernel.reshape(size, size * channels, features)
+    return functools.reduce(jnp.add, (near[:, i : i + height : stride] @ matrices[i] for i in range(size)))
 
 
 class Convolution(nn.Module):
