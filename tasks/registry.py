@@ -24,6 +24,13 @@ from tasks.math.data import MathData
 from tasks.math.tinygsm import TinyGSM, tinygsm_cpu, tinygsm_grown_cpu
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.task import Experiment, Task
+from tasks.training.majority import (
+    cifar10_resnet20_majority_full,
+    cifar10_resnet56_majority_full,
+    tinygsm_60m_full,
+    tinygsm_60m_majority_full,
+)
+from tasks.training.majority_study import MAJORITY_KERNELS
 from tasks.training.stacking import stacking_cpu, stacking_full
 from tasks.training.stacking_study import STACKING
 from tasks.vision.augment import Augment
@@ -70,12 +77,19 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             imagenet_resnet50_full,
             stacking_cpu,
             stacking_full,
+            cifar10_resnet20_majority_full,
+            cifar10_resnet56_majority_full,
+            tinygsm_60m_full,
+            tinygsm_60m_majority_full,
         )
     }
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
-    {experiment.name: experiment for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM, STACKING)}
+    {
+        experiment.name: experiment
+        for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM, STACKING, MAJORITY_KERNELS)
+    }
 )
 
 KINDS: Mapping[str, type] = MappingProxyType(
