@@ -163,14 +163,11 @@ class Difference(typing.NamedTuple):
 
 
 def differences(old: str, new: str) -> list[Difference]:
-    """Return the leaves in which two configurations, given as JSON, differ; an absent leaf shows as None."""
+    """Return the leaves in which two configurations, given as JSON, differ; an absent leaf counts as None."""
     before, after = (_leaves(json.loads(text)) for text in (old, new))
     paths = sorted(before.keys() | after.keys())
-    return [
-        Difference(path, before.get(path), after.get(path))
-        for path in paths
-        if path not in before or path not in after or before[path] != after[path]
-    ]
+    found = (Difference(path, before.get(path), after.get(path)) for path in paths)
+    return [difference for difference in found if difference.old != difference.new]
 
 
 def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:

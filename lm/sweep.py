@@ -23,7 +23,7 @@ import numpy as np
 from lm.config import OptimizerConfig, Recipe
 from lm.losses import augmented
 from lm.strict import ConfigError, override
-from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat, weights
+from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat, weights, weights_for_use
 from lm.transforms import Stage, grow, stages_of
 from lm.types import Array, Evaluation, Key, Source, TrainState
 
@@ -106,7 +106,7 @@ def _run_group(
         states_P, more = _run_stage(stage, source, states_P, keys_P, traced)
         rows += more
     losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
-    plain, _, settle = build_net(recipe)
+    plain, settle = build_net(recipe)[0], weights_for_use(recipe, source)
     members = []
     for number, (point, seed) in enumerate(itertools.product(points, seeds)):
         state = jax.tree.map(lambda x, i=number: x[i], states_P)

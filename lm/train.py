@@ -18,7 +18,7 @@ import optax
 
 from lm.checkpoint import Checkpoints
 from lm.config import Recipe
-from lm.exits import Preempted, UserError
+from lm.exits import Preempted
 from lm.flops import count_flops
 from lm.interrupt import Interrupt
 from lm.losses import OBJECTIVES, augmented
@@ -27,24 +27,15 @@ from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
-from lm.strict import differences, require_choice, to_json
+from lm.strict import require_choice, to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
+from lm.transforms.statistics import calibrate, has_statistics
 from lm.types import Array, Batch, Evaluation, Key, Metrics, Net, Objective, Params, Source, TrainState
 
 # What a key is for; every key of a run is fold_in(fold_in(run key, purpose), step).
 INIT, DATA, MODEL, EVALUATE = range(4)
 
-# Fields that may change on resume: they decide where and how often, not what is computed.
-FREE = (
-    "mesh.",
-    "name",
-    "task.folder",
-    "train.log_every",
-    "train.evaluate_every",
-    "train.save_every",
-    "train.keep",
-    "train.steps_per",
-)
+CALIBRATION = 16  # batches that running statistics are estimated on anew
 
 Step = Callable[[TrainState, Batch | None], tuple[TrainState, Metrics]]
 
@@ -184,6 +175,33 @@ def build_net(recipe: Recipe) -> tuple[Net, Net, Callable[[Params], Params]]:
     return plain, wrap_all(plain, transforms), jax.jit(settled) if transforms else settled
 
 
+def weights_for_use(recipe: Recipe, source: Source) -> Callable[[Params], Params]:
+    """Return what turns trained (or averaged) parameters into those of the plain model.
+
+    Running statistics were collected under the weights of the steps; where other weights are used they are
+    estimated anew, on the first training batches.
+    """
+    plain, _, settled = build_net(recipe)
+    key = jax.random.key(recipe.train.seed)
+    augment = source.augment or (lambda _, batch: batch)
+
+    def batch(step: int) -> Batch:
+        if source.draw is None:
+            assert source.at is not None
+            drawn = source.at(step)
+        else:
+            drawn = jax.jit(source.draw)(purpose(key, DATA), jnp.int32(step))
+        return augment(jax.random.fold_in(purpose(key, MODEL), step), drawn)
+
+    def use(params: Params) -> Params:
+        params = settled(params)
+        if has_statistics(params) and (recipe.transforms or recipe.train.ema is not None):
+            params = calibrate(plain, params, map(batch, range(CALIBRATION)), purpose(key, EVALUATE))
+        return params
+
+    return use
+
+
 def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, Average | None]:
     """Return the objective, the optimizer and the average that a recipe names."""
     require_choice("objective", recipe.objective, tuple(OBJECTIVES))
@@ -195,7 +213,7 @@ def prepare(recipe: Recipe, folder: Path) -> Run:
     """Build everything that training at one depth needs; `folder` is where a task may keep the data it builds."""
     mesh = make_mesh(recipe.mesh)
     check_batch(recipe.train.batch_size, mesh)
-    plain, net, settled = build_net(recipe)
+    plain, net, _ = build_net(recipe)
     source = recipe.task.source(recipe, folder)
     objective, optimizer, average = parts_of(recipe)
     draw = None if source.draw is None else shard_draw(source.draw, mesh)
@@ -227,7 +245,7 @@ def prepare(recipe: Recipe, folder: Path) -> Run:
     else:
         one = jax.eval_shape(source.draw, abstract.key, abstract.step)
     begin, deepen = (jax.jit(function, out_shardings=shardings) for function in (fresh, taller))
-    return Run(plain, settled, source, begin, deepen, target, stretch, batches, one)
+    return Run(plain, weights_for_use(recipe, source), source, begin, deepen, target, stretch, batches, one)
 
 
 def stretches(start: int, last: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
@@ -259,7 +277,7 @@ def fit(
     folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
     with folder as mine, Interrupt() as interrupt:
         if mine is not None:
-            keep_recipe(mine, recipe, allow_change)
+            mine.keep_recipe(to_json(recipe), allow_change)
         log = print if mine is None else mine.log
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):
@@ -354,16 +372,3 @@ def evaluate_run(run: Run, recipe: Recipe, state: TrainState) -> Evaluation:
 def weights(state: TrainState) -> Params:
     """Return the averaged parameters where an average is kept, else the parameters."""
     return state.params if state.ema is None else state.ema
-
-
-def keep_recipe(folder: RunFolder, recipe: Recipe, allow_change: tuple[str, ...]) -> None:
-    """Write the recipe into the folder; UserError where the folder holds a run of a different one."""
-    old, new = folder.read_recipe(), to_json(recipe)
-    changed = [] if old is None else differences(old, new)
-    refused = [d for d in changed if not d.path.startswith((*FREE, *allow_change))]
-    if refused:
-        shown = "; ".join(f"{d.path} was {d.old}, now {d.new}" for d in refused[:5])
-        raise UserError(
-            f"{folder.path('.')} holds a run of another recipe ({shown}); take another folder or allow the change"
-        )
-    folder.write_recipe(new)

@@ -12,18 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import RESNETS, Growth, MeshConfig, MLPConfig, OptimizerConfig, ResNetConfig
+from lm.config import (
+    RESNETS,
+    Growth,
+    MajorityKernels,
+    MeshConfig,
+    MLPConfig,
+    OptimizerConfig,
+    Recipe,
+    ResNetConfig,
+    TrainConfig,
+)
 from lm.losses import augmented, next_token
 from lm.mesh import make_mesh, state_shardings
 from lm.models import BatchNorm, GroupNorm, build, convolve
 from lm.models.resnet import Block, Group, resolve
 from lm.optim import make_optimizer
 from lm.strict import ConfigError
-from lm.train import init_state, make_step
+from lm.train import CALIBRATION, DATA, MODEL, init_state, make_step, prepare, purpose
 from lm.transforms import grow
 from lm.transforms.statistics import calibrate, is_statistic
 from lm.transforms.wrap import map_paths
 from lm.types import Example, TrainState
+from tasks.vision.digits import Digits
 
 SIDE, B = 8, 4
 SMALL = ResNetConfig(classes=3, channels=2, depth=1, groups=2, width=4, norm_groups=2)
@@ -260,7 +271,7 @@ from jax.sharding import PartitionSpec
 from lm.config import MeshConfig
 from lm.losses import next_token
 from lm.mesh import make_mesh, put_batch, state_shardings
-from lm.train import init_state, make_step
+from lm.train import CALIBRATION, DATA, MODEL, init_state, make_step, prepare, purpose
 from tests.test_resnet import BATCH, KEY, build, make_batch, still
 net = build(BATCH)
 optimizer = still(net)
@@ -328,3 +339,21 @@ def test_a_perceptron_reads_images():
 def test_impossible_networks_are_refused_by_name(changes, said):
     with pytest.raises(ConfigError, match=said):
         build(replace(SMALL, **changes))
+
+
+def test_weights_for_use_have_statistics_of_their_own():
+    model = ResNetConfig(groups=1, depth=0, width=4, norm="batch")
+    train = TrainConfig(steps=4, batch_size=8)
+    recipe = Recipe(task=Digits(), model=model, train=train, transforms=(MajorityKernels(factor=2),))
+    run = prepare(recipe, None)
+    used = run.settle(run.init().params)
+    draw = jax.jit(run.source.draw)
+    batches = [draw(purpose(jax.random.key(0), DATA), jnp.int32(step)) for step in range(CALIBRATION)]
+    if run.source.augment is not None:
+        keys = [jax.random.fold_in(purpose(jax.random.key(0), MODEL), step) for step in range(CALIBRATION)]
+        batches = [run.source.augment(key, batch) for key, batch in zip(keys, batches, strict=True)]
+    first = [convolve(batch.inputs, used["stem"]["kernel"]).mean((0, 1, 2)) for batch in batches]
+    assert_close(used["stem_norm"]["statistics"]["mean"], sum(first) / CALIBRATION, 1e-5)
+    plain = prepare(replace(recipe, transforms=()), None)
+    params = plain.init().params
+    assert plain.settle(params) is params

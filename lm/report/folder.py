@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import ExitError, UserError
-from lm.strict import require_choice
+from lm.strict import differences, require_choice
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
 OWN_FILES = (
     *("checkpoints", "recipe.json", "stamp.json", "status.json", "summary.json", "report.html"),
     *("*.jsonl", "events.*", "log.txt", "run.lock"),
 )
+# Fields of a recipe that may change on resume: they decide where and how often, not what is computed.
+FREE = ("mesh.", "name", "train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers")
 
 
@@ -79,6 +81,21 @@ class RunFolder:
         """Return the recipe of the run as JSON, or None where none was written yet."""
         path = self.path("recipe.json")
         return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def keep_recipe(self, json_text: str, allow_change: tuple[str, ...] = ()) -> None:
+        """Write recipe.json; UserError where the folder holds a run of a recipe that computes something else.
+
+        `allow_change` names fields (dotted) that may differ beside those that decide only where and how often.
+        """
+        old = self.read_recipe()
+        changed = [] if old is None else differences(old, json_text)
+        refused = [d for d in changed if not d.path.startswith((*FREE, *allow_change))]
+        if refused:
+            shown = "; ".join(f"{d.path} was {d.old}, now {d.new}" for d in refused[:5])
+            raise UserError(
+                f"{self.path('.')} holds a run of another recipe ({shown}); take another folder or allow the change"
+            )
+        self.write_recipe(json_text)
 
     def write_recipe(self, json_text: str) -> None:
         """Write recipe.json."""

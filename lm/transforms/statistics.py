@@ -23,6 +23,11 @@ def is_statistic(path: str) -> bool:
     return STATISTICS.search(path) is not None
 
 
+def has_statistics(params: Params) -> bool:
+    """Say whether any parameter is a running statistic."""
+    return any(jax.tree.leaves(map_paths(lambda path, _: is_statistic(path), params)))
+
+
 def calibrate(net: Net, params: Params, batches: Iterable[Batch], key: Key) -> Params:
     """Return the parameters with the mean of the batches' statistics in place of the running ones.
 
@@ -31,7 +36,7 @@ def calibrate(net: Net, params: Params, batches: Iterable[Batch], key: Key) -> P
     """
 
     @jax.jit
-    def statistics(batch: Batch, key: Key) -> Params:
+    def statistics(params: Params, batch: Batch, key: Key) -> Params:
         def gradient(running: float) -> Params:
             start = map_paths(lambda path, leaf: jnp.full_like(leaf, running) if is_statistic(path) else leaf, params)
             return jax.grad(lambda p: jnp.sum(net.apply(p, batch, key).features))(start)
@@ -43,7 +48,7 @@ def calibrate(net: Net, params: Params, batches: Iterable[Batch], key: Key) -> P
             gradient(1.0),
         )
 
-    found = [statistics(batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
+    found = [statistics(params, batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
     if not found:
         raise ValueError("calibrate needs at least one batch")
 
