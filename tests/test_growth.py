@@ -237,7 +237,7 @@ def test_a_staged_run_reports_its_stages_and_its_operations(straight):
     assert summary["flops"] == 2 * one + 4 * two + 6 * four
     assert summary["flops_full_depth"] == 12 * four
     page = (straight[1] / "report.html").read_text()
-    assert "depth 2" in page and "of full depth" in page
+    assert "depth 2" in page and "against full depth" in page
 
 
 def test_members_of_a_staged_sweep_equal_single_runs(straight):

@@ -121,7 +121,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
             "operations": f"{summary['flops']:.3g}",
         }
         if "flops_full_depth" in summary:
-            facts["of full depth"] = _percent(summary["flops"] / max(summary["flops_full_depth"], 1))
+            facts["against full depth"] = _percent(summary["flops"] / max(summary["flops_full_depth"], 1))
     items = (f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'<div class="tiles">{"".join(tiles)}</div><dl class="facts">{"".join(items)}</dl>\n' if summary else ""
 
