@@ -14,6 +14,7 @@ from lm.config import RESNETS, MLPConfig, ModelConfig, ResNetConfig, RNNConfig, 
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
 from lm.models.convolution import BatchNorm, Convolution, GroupNorm, convolve
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
+from lm.models.majority import MajorityConv, MajorityDense
 from lm.models.mlp import MLP, mlp_net
 from lm.models.positions import Scheme, make_scheme, rotate
 from lm.models.resnet import ResNet, resnet_net
@@ -28,6 +29,7 @@ __all__ = [
     "MLP", "RNN", "ResNet", "Transformer",
     # layers
     "Attention", "BatchNorm", "Block", "Convolution", "Embedding", "FeedForward", "GroupNorm", "Norm", "Projection",
+    "MajorityConv", "MajorityDense",
     # functions of arrays
     "blocked_attention", "causal_attention", "convolve", "plain_attention", "rotate",
     # published networks by name
