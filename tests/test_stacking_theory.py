@@ -1,12 +1,14 @@
-"""Growth by stacking is accelerated descent: identities to rounding, and the tables of stages and losses."""
+"""Growth by stacking is accelerated descent: identities to rounding, the tables; and what the study reads off a run."""
 
 import itertools
 
 import numpy as np
 import pytest
 
+from lm.config import Growth
 from tasks.training.boosting import Quadratic, boost, nesterov, scaled, trained
 from tasks.training.linear_residual import compose, near_identity
+from tasks.training.stacking_study import Timed, off_proportion, savings, schedules_off, steps_to_regain
 from tasks.training.stacking_theory import theory
 
 STAGES = 50
@@ -85,3 +87,20 @@ BARS = [
 @pytest.mark.parametrize("figure, lowest, highest", BARS)
 def test_the_tables_stand(figures, figure, lowest, highest):
     assert lowest <= figures[figure] <= highest
+
+
+def test_a_loss_is_regained_when_its_mean_over_six_steps_is():
+    # The loss falls by 0.01 a step and jumps by 0.055 at each growth; looks are two steps apart.
+    looks = [(step, 1 - 0.01 * step + 0.055 * (step > 20) + 0.055 * (step > 60)) for step in range(0, 101, 2)]
+    assert steps_to_regain(looks, [20, 60]) == 6
+    assert steps_to_regain([(step, 1.0 * step) for step, _ in looks], [20]) == 24, "not within the looks"
+
+
+def test_seconds_follow_the_stages():
+    growth = Growth((1, 2, 3))
+    times = {depth: Timed(None, 3.0, depth / 10) for depth in growth.depths}
+    assert off_proportion(times, growth.depths) == pytest.approx(0.0)
+    assert savings(times, growth, 60, start=False) == pytest.approx(18 / 14)
+    assert savings(times, growth, 60, start=True) == pytest.approx((18 + 3) / (14 + 9))
+    assert off_proportion(times | {1: Timed(None, 3.0, 0.2)}, growth.depths) == pytest.approx(1.0)
+    assert schedules_off() < 1e-12

@@ -118,8 +118,9 @@ def _headline(summary: Mapping[str, Any]) -> str:
             "parameters": f"{summary['parameters']:,}",
             "wall time": _duration(summary["wall_seconds"]),
             "tokens a second": f"{summary['tokens_per_second']:,.0f}",
-            "operations": f"{summary['flops']:.3g}",
         }
+        if "flops" in summary:  # runs of earlier versions have none
+            facts["operations"] = f"{summary['flops']:.3g}"
         if "flops_full_depth" in summary:
             facts["against full depth"] = _percent(summary["flops"] / max(summary["flops_full_depth"], 1))
     items = (f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
