@@ -110,7 +110,7 @@ def steps_to_regain(looks: Looks, growths: Iterable[int]) -> float:
     seen, found = dict(looks), []
     for growth in growths:
         before = mean_look(seen, growth - SPAN, growth)
-        after = (n for n in NEAR if n > 0 and mean_look(seen, growth + n - SPAN, growth + n) <= before)
+        after = (n for n in NEAR if n > 0 and mean_look(seen, max(growth, growth + n - SPAN), growth + n) <= before)
         found.append(next(after, NEAR[-1]))
     return statistics.fmean(found)
 
