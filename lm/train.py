@@ -277,7 +277,7 @@ def fit(
     folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
     with folder as mine, Interrupt() as interrupt:
         if mine is not None:
-            mine.keep_recipe(to_json(recipe), allow_change)
+            mine.check_recipe(to_json(recipe), allow_change)
         log = print if mine is None else mine.log
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):

@@ -14,6 +14,7 @@ from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
+from lm.strict import ConfigError
 from lm.sweep import grid_points, run_sweep
 from lm.train import fit, init_state, make_step, repeat, stretches
 from lm.transforms import ema
@@ -132,6 +133,13 @@ def test_a_folder_refuses_another_recipe_and_names_the_field(tmp_path):
         fit(wider, tmp_path, quiet=True)
     seldom = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, log_every=2))
     assert fit(seldom, tmp_path, until=4, quiet=True).step == 4
+
+
+def test_a_recipe_that_makes_no_run_leaves_the_folder_free(tmp_path):
+    heads = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, heads=3))
+    with pytest.raises(ConfigError, match="multiple of model.heads 3"):
+        fit(heads, tmp_path, quiet=True)
+    assert fit(RECIPE, tmp_path, until=1, quiet=True).step == 1
 
 
 def test_divergence_ends_the_run_and_keeps_the_last_good_step(tmp_path):

@@ -33,7 +33,10 @@ OWN_FILES = (
     *("*.jsonl", "events.*", "log.txt", "run.lock"),
 )
 # Fields of a recipe that may change on resume: they decide where and how often, not what is computed.
-FREE = ("mesh.", "name", "train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per")
+FREE = (
+    *("mesh.", "name", "task.folder"),
+    *("train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers")
 
 
@@ -82,8 +85,8 @@ class RunFolder:
         path = self.path("recipe.json")
         return path.read_text(encoding="utf-8") if path.exists() else None
 
-    def keep_recipe(self, json_text: str, allow_change: tuple[str, ...] = ()) -> None:
-        """Write recipe.json; UserError where the folder holds a run of a recipe that computes something else.
+    def check_recipe(self, json_text: str, allow_change: tuple[str, ...] = ()) -> None:
+        """Raise UserError where the folder holds a run of a recipe that computes something else.
 
         `allow_change` names fields (dotted) that may differ beside those that decide only where and how often.
         """
@@ -95,7 +98,6 @@ class RunFolder:
             raise UserError(
                 f"{self.path('.')} holds a run of another recipe ({shown}); take another folder or allow the change"
             )
-        self.write_recipe(json_text)
 
     def write_recipe(self, json_text: str) -> None:
         """Write recipe.json."""

@@ -19,6 +19,7 @@ from lm.report.folder import RunFolder
 from lm.report.html import write_report
 from lm.report.progress import Progress
 from lm.report.writer import Writer
+from lm.strict import to_json
 from lm.transforms.stacking import Stage
 from lm.types import Evaluation, Mean, Metrics, TrainState
 
@@ -53,6 +54,7 @@ class Journal:
         self.tokens = run.tokens
         self.progress = Progress(self.recipe.train.steps, run.tokens, self.start)
         if self.folder is not None:
+            self.folder.write_recipe(to_json(self.recipe))  # not before the recipe has made a run
             self.folder.stamp(run.source.facts)
             self.folder.status("running", step=self.start)
             self.say(
