@@ -144,7 +144,7 @@ def cifar10_resnet20_majority_full() -> Recipe:
     """ResNet-20 on CIFAR-10 with three copies of each kernel; plain: cifar10_resnet20_full. Give --task.folder DIR.
 
     The mean of three copies moves at a third of SGD's rate, so the rate is three times the plain one, and the decay,
-    which every copy feels in full, a third. The running statistics are those under mixed kernels.
+    which every copy feels in full, a third. Running statistics are estimated anew under the collapsed kernels.
     python scripts/train.py cifar10_resnet20_majority_full
     """
     return _on_cifar(cifar10_resnet20_full(), "cifar10_resnet20_majority_full")
