@@ -1,13 +1,18 @@
 """Growth by stacking is accelerated descent: identities to rounding, the tables; and what the study reads off a run."""
 
 import itertools
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.config import Growth
+from lm.strict import ConfigError
+from lm.types import Example, Source
 from tasks.training.boosting import Quadratic, boost, nesterov, scaled, trained
 from tasks.training.linear_residual import compose, near_identity
+from tasks.training.stacking import held_out
 from tasks.training.stacking_study import Timed, off_proportion, savings, schedules_off, steps_to_regain
 from tasks.training.stacking_theory import theory
 
@@ -94,6 +99,17 @@ def test_a_loss_is_regained_when_its_mean_over_six_steps_is():
     looks = [(step, 1 - 0.01 * step + 0.055 * (step > 20) + 0.055 * (step > 60)) for step in range(0, 101, 2)]
     assert steps_to_regain(looks, [20, 60]) == 6
     assert steps_to_regain([(step, 1.0 * step) for step, _ in looks], [20]) == 24, "not within the looks"
+
+
+def test_batches_held_out_of_a_corpus_are_those_that_training_does_not_reach():
+    def at(step):
+        return Example(jnp.full((4, 2), step), jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.zeros((4, 2)), {})
+
+    source = Source(draw=None, at=at, evaluate=None, facts={"windows": 83})
+    run = SimpleNamespace(source=source, batch=at(0))
+    assert held_out(run, steps=15, count=5).inputs[:, 0].tolist() == [i for i in range(15, 20) for _ in range(4)]
+    with pytest.raises(ConfigError, match="train.steps 16 leave none of the corpus unseen; at most 15 do"):
+        held_out(run, steps=16, count=5)
 
 
 def test_seconds_follow_the_stages():

@@ -1,7 +1,7 @@
 """Recipes of networks that grow by stacking, and the loop that watches the loss on data held out of training.
 
     runs = prepare_depths(recipe, folder, (2, 4, 6))
-    looks = watch(recipe, runs, losses_of(runs, held_out(runs[6])), range(10, 401, 10))    # [(step, loss), ...]
+    looks = watch(recipe, runs, losses_of(runs, held_out(runs[6], 400)), range(10, 401, 10))    # [(step, loss), ...]
 
 Programs depend on the depth alone, so plans of growth that are compared share them.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lm.config import Growth, MLPConfig, OptimizerConfig, Recipe, RNNConfig, TrainConfig, TransformerConfig
 from lm.losses import next_token
-from lm.strict import override
+from lm.strict import ConfigError, override
 from lm.train import Run, prepare
 from lm.transforms import grow, stages_of
 from lm.types import Array, Batch, Params, TrainState
@@ -36,12 +36,17 @@ def prepare_depths(recipe: Recipe, folder: Path, depths: Iterable[int]) -> dict[
     return {depth: prepare(override(recipe, {"growth": None, "model.depth": depth}), folder) for depth in depths}
 
 
-def held_out(run: Run, count: int = 5) -> Batch:
-    """Return `count` batches that no training sees, as one: of a corpus the last ones of its first epoch."""
+def held_out(run: Run, steps: int, count: int = 5) -> Batch:
+    """Return `count` batches that `steps` of training do not see, as one: of a corpus the last of its first epoch.
+
+    ConfigError where training reads them.
+    """
     source = run.source
     if source.at is not None:
-        windows, batch_size = source.facts["windows"], run.batch.inputs.shape[0]
-        batches = [source.at(windows // batch_size - 1 - i) for i in range(count)]
+        first = source.facts["windows"] // run.batch.inputs.shape[0] - count
+        if first < steps:
+            raise ConfigError(f"train.steps {steps} leave none of the corpus unseen; at most {max(first, 0)} do")
+        batches = [source.at(first + i) for i in range(count)]
     else:
         assert source.draw is not None
         batches = [source.draw(jax.random.key(HELD_OUT), jnp.int32(i)) for i in range(count)]
@@ -112,15 +117,15 @@ def stacking_full() -> Recipe:
     python scripts/train.py stacking_full
     """
     small = stacking_cpu()
-    data = MathData(problems=1_000_000, vocabulary=4096, length=512)
+    data = MathData(problems=3_000_000, vocabulary=4096, length=512)
     return replace(
         small,
         name="stacking_full",
         task=TinyGSM(),
         data=data,
         model=replace(small.model, vocabulary=data.vocabulary, depth=24, width=1024, heads=8),
-        optimizer=replace(small.optimizer, learning_rate=3e-4, warmup_steps=1000, decay_fraction=36 / 91),
-        train=TrainConfig(steps=20_000, batch_size=64),
+        optimizer=replace(small.optimizer, learning_rate=3e-4, warmup_steps=500, decay_fraction=36 / 91),
+        train=TrainConfig(steps=10_000, batch_size=32),
         growth=Growth(depths=(4, 8, 12, 16, 20, 24), place="middle", alpha=2.0),
     )
 

@@ -122,7 +122,7 @@ def compare(recipe: Recipe, folder: Path) -> dict[str, float]:
     full = growth.depths[-1]
     times = timed(recipe, folder, growth.depths)
     runs = {depth: each.run for depth, each in times.items()}
-    batch = held_out(runs[full])
+    batch = held_out(runs[full], steps)
     growths = [stage.start for stage in stages_of(recipe)[1:]]
     marks = {*range(EVERY, steps + 1, EVERY), *(growth + n for growth in growths for n in NEAR)}
     flops = stage_flops(recipe, runs[full])
@@ -180,7 +180,7 @@ def others(folder: Path, seed: int) -> dict[str, float]:
     for name, recipe in other_models().items():
         recipe = override(recipe, {"train.seed": seed})
         runs = prepare_depths(recipe, folder, recipe.growth.depths)
-        batch = held_out(runs[recipe.growth.depths[-1]])
+        batch = held_out(runs[recipe.growth.depths[-1]], recipe.train.steps)
         losses = losses_of(runs, batch)
         arms = {"full": {"growth": None}, "copy": {}, "random": {"growth.fill": "random"}}
         final = {arm: watch(override(recipe, changes), runs, losses, ())[-1][1] for arm, changes in arms.items()}
