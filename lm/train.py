@@ -209,8 +209,11 @@ def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, A
     return OBJECTIVES[recipe.objective], make_optimizer(recipe.optimizer, schedule_of(recipe)), average
 
 
-def prepare(recipe: Recipe, folder: Path) -> Run:
-    """Build everything that training at one depth needs; `folder` is where a task may keep the data it builds."""
+def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:
+    """Build everything that training at one depth needs; `folder` is where a task may keep the data it builds.
+
+    `source` is the task's, where it is at hand already.
+    """
     mesh = make_mesh(recipe.mesh)
     check_batch(recipe.train.batch_size, mesh)
     plain, net, _ = build_net(recipe)
@@ -311,7 +314,7 @@ def climb(
     state = run.init() if found is None else checkpoints.restore(run.target, found)
     for stage in stages:
         if stage is not stages[0]:
-            run = prepare(stage.recipe, folder)
+            run = prepare(stage.recipe, folder, run.source)
             state = run.grow(state)
         journal.enter(stage, run, state)
         state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
