@@ -217,7 +217,7 @@ def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:
     mesh = make_mesh(recipe.mesh)
     check_batch(recipe.train.batch_size, mesh)
     plain, net, _ = build_net(recipe)
-    source = recipe.task.source(recipe, folder)
+    source = recipe.task.source(recipe, folder) if source is None else source
     objective, optimizer, average = parts_of(recipe)
     draw = None if source.draw is None else shard_draw(source.draw, mesh)
     objective = augmented(objective, source.augment)
@@ -243,10 +243,11 @@ def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:
         assert recipe.growth is not None
         return grow(state, fresh(), recipe.growth)
 
-    if source.at is not None:
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.at(0))
-    else:
+    if source.draw is not None:
         one = jax.eval_shape(source.draw, abstract.key, abstract.step)
+    else:
+        assert source.at is not None
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.at(0))
     begin, deepen = (jax.jit(function, out_shardings=shardings) for function in (fresh, taller))
     return Run(plain, weights_for_use(recipe, source), source, begin, deepen, target, stretch, batches, one)
 

@@ -240,6 +240,13 @@ def test_a_staged_run_reports_its_stages_and_its_operations(straight):
     assert "depth 2" in page and "against full depth" in page
 
 
+def test_stages_share_their_data(tmp_path, monkeypatch):
+    asked, source = [], FlipFlop.source
+    monkeypatch.setattr(FlipFlop, "source", lambda *arguments: asked.append(1) or source(*arguments))
+    fit(RECIPE, tmp_path, until=3, quiet=True)
+    assert len(asked) == 1
+
+
 def test_members_of_a_staged_sweep_equal_single_runs(straight):
     member = run_sweep(RECIPE, {}, seeds=(0, 1)).members[0]
     for x, y in zip(jax.tree.leaves(straight[0].state.params), jax.tree.leaves(member.state.params), strict=True):
