@@ -20,6 +20,7 @@ RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "highest": max,
     "lowest": min,
 }
+FEW = 12  # figures that fit on a line
 
 
 def bar(claim: Claim) -> str:
@@ -104,11 +105,15 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def others(result: Mapping[str, Any]) -> str:
-    """Return the figures that no claim names, as one line."""
+    """Return the figures that no claim names, as one line, or as a table that opens where they are many."""
     claimed = {claim["metric"] for claim in result["claims"]}
     rest = {metric: each for metric, each in result["figures"].items() if metric not in claimed}
-    shown = ", ".join(f"{metric} {statistics.median(each):.4g}" for metric, each in rest.items())
-    return f"Also measured (medians): {shown}." if rest else ""
+    if len(rest) <= FEW:
+        shown = ", ".join(f"{metric} {statistics.median(each):.4g}" for metric, each in rest.items())
+        return f"Also measured (medians): {shown}." if rest else ""
+    rows = (f"| {m} | {statistics.median(e):.4g} | {min(e):.4g} | {max(e):.4g} |" for m, e in rest.items())
+    head = "| figure | median | lowest | highest |\n|---|---|---|---|\n"
+    return f"<details><summary>{len(rest)} more figures</summary>\n\n{head}" + "\n".join(rows) + "\n\n</details>"
 
 
 def render(folder: Path) -> str:
