@@ -117,7 +117,7 @@ def test_the_mixture_drops_what_the_test_asks_and_says_so():
 def test_a_bad_gsm8k_folder_is_one_clear_sentence(tmp_path, content):
     for name in gsm8k.FILES if content else ():
         (tmp_path / name).write_text(content + "\n")
-    with pytest.raises(UserError, match=r"found: nothing|no field 'answer'; did you mean anwser|question 1: .*####"):
+    with pytest.raises(UserError, match=r"found: nothing|no field 'answer'; did you mean anwser|jsonl:1: .*####"):
         gsm8k.load(tmp_path)
 
 

@@ -3,7 +3,7 @@
 codec:          Codec, SPECIALS
 packing:        Document, pack
 corpus:         build_corpus, Corpus
-jsonl:          read_jsonl
+jsonl:          read_jsonl, read_json, require_texts
 decontaminate:  remove_contaminated, Collision
 images:         Images, cifar, digits, open_images, shuffled
 """
@@ -19,6 +19,8 @@ SURFACE = {
     "build_corpus": "corpus",
     "Corpus": "corpus",
     "read_jsonl": "jsonl",
+    "read_json": "jsonl",
+    "require_texts": "jsonl",
     "remove_contaminated": "decontaminate",
     "Collision": "decontaminate",
     "Images": "images",

@@ -2,6 +2,7 @@
 
 for row in read_jsonl(path, texts=("question", "answer")): ...      # the first bad line stops
 read_jsonl(path, on_bad=refused.append)                             # bad lines are skipped and kept count of
+read_jsonl(path, make=parse)                                        # what the function returns, or refuses
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_jsonl(
-    path: Path | str, *, texts: Sequence[str] = (), on_bad: Callable[[str], Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the object of each line that is not blank.
+    path: Path | str,
+    *,
+    texts: Sequence[str] = (),
+    make: Callable[[dict[str, Any]], Any] = dict,
+    on_bad: Callable[[str], Any] | None = None,
+) -> Iterator[Any]:
+    """Yield what `make` makes of the object of each line that is not blank; without it the object.
 
     Windows line ends and a byte order mark are accepted. Refused with one sentence that starts with FILE:LINE:
     what is not UTF-8 or not a JSON object, NaN and infinities, repeated keys, deep nesting, integers beyond 64
-    bits, lone surrogates, lines over 16 MiB, and a missing or non-text field of `texts`.
+    bits, lone surrogates, lines over 16 MiB, a missing or non-text field of `texts`, a ValueError of `make`.
     The sentence is raised as a UserError, or goes to `on_bad` and the line is skipped.
     """
     with _open(path) as file:
@@ -41,14 +46,15 @@ def read_jsonl(
                 continue
             try:
                 record = _parse(line)
-                _require_texts(record, texts)
+                require_texts(record, texts)
+                made = make(record)
             except ValueError as error:
                 sentence = f"{path}:{number}: {error}"
                 if on_bad is None:
                     raise UserError(sentence) from None
                 on_bad(sentence)
             else:
-                yield record
+                yield made
 
 
 def _open(path: Path | str) -> BinaryIO:
@@ -67,12 +73,37 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
+def read_json(path: Path | str) -> Any:
+    """Return the one value of a file of JSON, as strictly as `read_jsonl`; the sentence starts with FILE."""
+    with _open(path) as file:
+        try:
+            return _value(file.read().removeprefix(BYTE_ORDER_MARK))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def require_texts(record: dict[str, Any], texts: Sequence[str]) -> None:
+    """Raise ValueError, with the fields found, unless the record has text in each of these fields."""
+    for name in texts:
+        if name not in record:
+            raise ValueError(f"no field {name!r}{nearest(name, record)} (fields: {', '.join(map(ascii, record))})")
+        if not isinstance(record[name], str):
+            raise ValueError(f"field {name!r} is {type(record[name]).__name__}, not text")
+
+
 def _parse(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST_LINE:
         raise ValueError(f"the line is longer than {LONGEST_LINE} bytes")
+    record = _value(line)
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
+    return record
+
+
+def _value(content: bytes) -> Any:
     try:
-        record = json.loads(
-            line.rstrip().decode("utf-8"),
+        value = json.loads(
+            content.rstrip().decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_int=_integer,
@@ -84,10 +115,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
-    _check(record, depth=1)
-    return record
+    _check(value, depth=1)
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,11 +159,3 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check(item, depth + 1)
-
-
-def _require_texts(record: dict[str, Any], texts: Sequence[str]) -> None:
-    for name in texts:
-        if name not in record:
-            raise ValueError(f"no field {name!r}{nearest(name, record)}")
-        if not isinstance(record[name], str):
-            raise ValueError(f"field {name!r} is {type(record[name]).__name__}, not text")

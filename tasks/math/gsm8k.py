@@ -15,10 +15,8 @@ import keyword
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-from lm.data import read_jsonl
-from lm.exits import UserError
+from tasks.math.benchmarks import Item, read
 from tasks.math.interpreter import FUNCTIONS, run
 from tasks.math.scorers import gold_answer, is_right
 
@@ -27,36 +25,14 @@ FILES = ("train.jsonl", "test.jsonl")
 ANNOTATION = re.compile(r"<<([^<>=]{1,100})=([^<>=]{1,30})>>[\d.,%]* *([A-Za-z]*)")
 
 
-class Question(NamedTuple):
-    """A question of GSM8K with its worked solution and the gold answer."""
-
-    question: str
-    solution: str
-    answer: Fraction
-
-
-def load(folder: str | Path) -> tuple[list[Question], list[Question]]:
+def load(folder: str | Path) -> tuple[list[Item], list[Item]]:
     """Return the training and the test questions; a missing file or field is a UserError that names what is there."""
-    train, test = (_read(Path(folder), name) for name in FILES)
-    return train, test
+    return list(read("gsm8k_train", folder)), list(read("gsm8k_test", folder))
 
 
 def digests(folder: str | Path) -> dict[str, str]:
     """Return the sha256 of the two files."""
     return {name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in FILES}
-
-
-def _read(folder: Path, name: str) -> list[Question]:
-    if not (folder / name).is_file():
-        found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-        raise UserError(f"data.gsm8k: {folder} must hold {' and '.join(FILES)} (found: {found or 'nothing'})")
-    questions = []
-    for number, row in enumerate(read_jsonl(folder / name, texts=("question", "answer")), start=1):
-        try:
-            questions.append(Question(row["question"], row["answer"], gold_answer(row["answer"])))
-        except ValueError as error:
-            raise UserError(f"{folder / name}: question {number}: {error}") from None
-    return questions
 
 
 def translate(solution: str) -> str | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tasks.math.interpreter import Outcome, extract, run
 
 NUMBER = re.compile(r"-?\$?\d+(?:\.\d+)?")
+LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
 TOLERANCE = Fraction(1, 1000)
 
 
@@ -40,6 +41,46 @@ def grade_text(completion: str, gold: int | Fraction) -> Grade:
     right = is_right(number, gold)
     outcome = Outcome("non_numeric") if number is None else Outcome("ok", float(number))
     return Grade(right, right, outcome)
+
+
+def grade_choice(completion: str, letter: str) -> Grade:
+    """Grade a choice by the last capital letter that stands alone; nothing is run and both scorers agree."""
+    letters = LETTER.findall(completion)
+    return _by_text(bool(letters) and letters[-1] == letter)
+
+
+def grade_formula(completion: str, gold: str) -> Grade:
+    """Grade the last \\boxed{...} of a completion, as a number where both are one, else by the signs written."""
+    found = last_boxed(completion)
+    if found is None:
+        return _by_text(False)
+    ours, theirs = (_plain_formula(text) for text in (found, gold))
+    numbers = [NUMBER.fullmatch(text) for text in (ours, theirs)]
+    return _by_text(is_right(Fraction(ours), Fraction(theirs)) if all(numbers) else ours == theirs)
+
+
+def last_boxed(text: str) -> str | None:
+    """Return what the last \\boxed{...} or \\fbox{...} of a text holds, braces balanced, or None."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    first = text.index("{", start) + 1
+    depth = 1
+    for end in range(first, len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if depth == 0:
+            return text[first:end]
+    return None
+
+
+def _by_text(right: bool) -> Grade:
+    return Grade(right, right, Outcome("non_numeric"))
+
+
+def _plain_formula(text: str) -> str:
+    """Return a formula without what does not change it: spaces, dollars, sizes of brackets, groups of digits."""
+    text = re.sub(r"\\(?:left|right|!|,|;| )|[\s$]|\\%|\^\{?\\circ\}?|\\text\{[^{}]*\}$|\.$", "", text)
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
 
 
 def is_right(value: float | Fraction | None, gold: int | Fraction) -> bool:
