@@ -230,7 +230,8 @@ class MajorityKernels:
     """Train `factor` copies of each kernel, mixed at random in every step, and keep their mean (Mazzawi et al. 2024).
 
     The weights of the copies are drawn by `law`: uniform (numbers from [0, 1] over their sum), dirichlet (with
-    `concentration`), choice (one copy at a time), mean (no randomness, a control).
+    `concentration`), choice (one copy at a time), mean (no randomness, a control). Where a batch is split by
+    `train.accumulate` every part has a draw of its own.
     """
 
     factor: int = 3
