@@ -76,7 +76,7 @@ MISTAKES = [
     ("evaluate", "--workdir nowhere", "no run in nowhere"),
     ("export", "--workdir nowhere --out x", "no run in nowhere"),
     ("decontaminate", "--train svamp --tests svamp:x", "a set is given as NAME:FOLDER, got 'svamp'"),
-    ("decontaminate", "--train svamp:x --tests svanp:x", "no data set 'svanp'; did you mean svamp"),
+    ("decontaminate", "--train svanp:x --tests svamp:x", "no data set 'svanp'; did you mean svamp"),
     ("evaluate", "", "--workdir"),
     ("sample", "--workdir nowhere --prompt x", "no run in nowhere"),
     ("show_run", "--workdir nowhere", "no evaluated run in nowhere"),
