@@ -117,7 +117,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
             "training loss": "none" if summary["loss"] is None else f"{summary['loss']:.4g}",
             "parameters": f"{summary['parameters']:,}",
             "wall time": _duration(summary["wall_seconds"]),
-            "tokens a second": f"{summary['tokens_per_second']:,.0f}",
+            f"{summary.get('unit', 'tokens')} a second": f"{summary['tokens_per_second']:,.0f}",
         }
         if "flops" in summary:  # runs of earlier versions have none
             facts["operations"] = f"{summary['flops']:.3g}"

@@ -35,7 +35,7 @@ class Journal:
         self.schedule = schedule_of(recipe)
         self.begun, self.start = time.monotonic(), start
         self.table: list[tuple[str, list[int], int]] = []
-        self.tokens = 0
+        self.tokens, self.unit = 0, "tokens"
         self.pending: tuple[int, Metrics] | None = None
         self.sums: dict[str, Mean] = {}
         self.loss = math.nan
@@ -52,14 +52,15 @@ class Journal:
             self.say(f"step {stage.start}: grown to depth {stage.recipe.model.depth}, {size}")
             return
         self.tokens = run.tokens
-        self.progress = Progress(self.recipe.train.steps, run.tokens, self.start)
+        self.unit = "examples" if run.batch.positions.shape[1] == 1 else "tokens"
+        self.progress = Progress(self.recipe.train.steps, run.tokens, self.start, unit=self.unit)
         if self.folder is not None:
             self.folder.write_recipe(to_json(self.recipe))  # not before the recipe has made a run
             self.folder.stamp(run.source.facts)
             self.folder.status("running", step=self.start)
             self.say(
                 f"{self.recipe.name or type(self.recipe.task).__name__}: {size}, "
-                f"{run.tokens:,} tokens a step, {jax.device_count()} {jax.default_backend()} device(s), "
+                f"{run.tokens:,} {self.unit} a step, {jax.device_count()} {jax.default_backend()} device(s), "
                 f"{'from the start' if self.start == 0 else f'resumed at step {self.start}'}, "
                 f"in {self.folder.path('.')}"
             )
@@ -121,6 +122,7 @@ class Journal:
             "loss": None if math.isnan(self.loss) else self.loss,
             "wall_seconds": seconds + earlier.get("wall_seconds", 0.0),
             "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
+            "unit": self.unit,
             "flops": sum(each * max(min(step, stage.stop) - stage.start, 0) for stage, each in flops),
             "metrics": {},
             "slices": {},

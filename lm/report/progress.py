@@ -17,8 +17,16 @@ class Progress:
     compilation.
     """
 
-    def __init__(self, total: int, tokens_per_step: float, start: int = 0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        total: int,
+        tokens_per_step: float,
+        start: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        unit: str = "tokens",
+    ):
         self._total = total
+        self._unit = unit
         self._tokens_per_step = tokens_per_step
         self._clock = clock
         self._marks = deque([(start, clock())], maxlen=WINDOW + 1)
@@ -30,7 +38,7 @@ class Progress:
         per_second = (last - first) / max(now - begun, 1e-9)
         left = timedelta(seconds=round((self._total - step) / per_second)) if per_second > 0 else "unknown"
         speed = _short(per_second * self._tokens_per_step)
-        return f"step {step}/{self._total}  loss {loss:.4f}  {speed} tokens/s  ETA {left}"
+        return f"step {step}/{self._total}  loss {loss:.4f}  {speed} {self._unit}/s  ETA {left}"
 
 
 def _short(value: float) -> str:
