@@ -75,6 +75,8 @@ MISTAKES = [
     ("train", "flip_flop_full --transforms looped:layers=0", "transforms.layers must be positive, got 0"),
     ("evaluate", "--workdir nowhere", "no run in nowhere"),
     ("export", "--workdir nowhere --out x", "no run in nowhere"),
+    ("teach", "--url x --model m --gsm8k x --out o", "url must start with http:// or https://, got 'x'"),
+    ("teach", "--url http://x --model m --gsm8k x --out o", "gsm8k_train: x must hold train.jsonl (found: no such"),
     ("decontaminate", "--train svamp --tests svamp:x", "a set is given as NAME:FOLDER, got 'svamp'"),
     ("decontaminate", "--train svanp:x --tests svamp:x", "no data set 'svanp'; did you mean svamp"),
     ("evaluate", "", "--workdir"),

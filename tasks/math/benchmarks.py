@@ -109,7 +109,9 @@ DATA_SETS: dict[str, DataSet] = {
     "math": DataSet(("test.jsonl", "*.jsonl"), ("problem",), _boxed, "solution"),
     "math_train": DataSet(("train/*/*.json",), ("problem",), _boxed, "solution", whole=True),
     "math_test": DataSet(("test/*/*.json",), ("problem",), _boxed, "solution", whole=True),
-    "tinygsm": DataSet(("*.jsonl", "*.parquet", "data/*.parquet"), ("question",), lambda record: None, "code"),
+    "tinygsm": DataSet(
+        ("data.jsonl", "*.jsonl", "*.parquet", "data/*.parquet"), ("question",), lambda record: None, "code"
+    ),
 }
 
 
