@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lm.exits import UserError
-from tasks.math.benchmarks import DATA_SETS, decontaminate, grade_item, read, split_program
+from tasks.math.benchmarks import DATA_SETS, decontaminate, grade_item, number, read, split_program
 from tasks.math.interpreter import run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -73,6 +73,11 @@ def test_a_set_is_read_as_it_was_published_and_graded(name, tmp_path):
 
 def test_every_set_is_tested():
     assert set(REAL) | set(PUBLISHED) == set(DATA_SETS)
+
+
+@pytest.mark.parametrize(("written", "value"), [("$1,200 ", 1200), ("-0.5", -0.5), (3, 3), (2.5e9, 2_500_000_000)])
+def test_numbers_are_read_as_they_are_written(written, value):
+    assert number("n")({"n": written}) == value
 
 
 @pytest.mark.parametrize(

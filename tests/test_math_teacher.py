@@ -40,7 +40,10 @@ BROKEN = {
 # Seed question: what the teacher answers.
 REPLIES = {
     "Seed of good ones": f"Sure!\n```python\n{GOOD}```\n2.\n{function('Bob has 4 books and buys 1 more. How many?')}",
-    "Seed of repetitions": GOOD + "\n" + GOOD.replace("Ann", "ANN").replace(" = ", "  =  "),
+    "Seed of repetitions": function("Carl has 2 cats and 1 dog. Count!")
+    + GOOD
+    + "\n"
+    + GOOD.replace("Ann", "ANN").replace(" = ", "  =  "),
     "Seed of refusals": "I cannot help with that.",
     "Seed of broken ones": "".join(BROKEN.values()),
 }
@@ -68,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             teacher.times.append(time.monotonic())
             teacher.now += 1
             teacher.most = max(teacher.most, teacher.now)
-        time.sleep(1.0 if fault == "slow" else teacher.pause)
+        time.sleep(2.5 if fault == "slow" else teacher.pause)
         with teacher.lock:
             teacher.now -= 1
         with contextlib.suppress(OSError):  # the client has gone
@@ -115,7 +118,7 @@ def serve(monkeypatch):
 
 
 def lesson(server, **changes):
-    settings = {"prompts": 12, "variants": 0.0, "workers": 3, "timeout": 0.5, "first_wait": 0.01}
+    settings = {"prompts": 12, "variants": 0.0, "workers": 3, "timeout": 2.0, "first_wait": 0.01}
     return Lesson(url=server.url, model="m", **settings | changes)
 
 
@@ -141,11 +144,11 @@ def test_faults_pass_and_filters_count_what_they_drop(serve, tmp_path):
     dropped = dict(report["dropped"])
     assert [dropped.pop(reason) for reason in BROKEN] == [broken] * len(BROKEN)
     # Which of two equal rows comes first is a matter of the prompts' order, not of their arrival.
-    assert sum(dropped.values()) == 2 * (good + repeated) - 2 and set(dropped) == {"duplicate", "near duplicate"}
-    assert report["kept"] == report["unique_questions"] == 2
+    assert sum(dropped.values()) == 2 * good + 3 * repeated - 3 and set(dropped) == {"duplicate", "near duplicate"}
+    assert report["kept"] == report["unique_questions"] == 3
     assert report["cost"] == pytest.approx(12 * (100 * 1.0 + 10 * 20.0) / 1e6)
     assert json.loads((tmp_path / "report.json").read_text()) == report
-    assert [item.question.split()[0] for item in read("tinygsm", tmp_path)] == ["Ann", "Bob"]
+    assert {item.question.split()[0] for item in read("tinygsm", tmp_path)} == {"Ann", "Bob", "Carl"}
     assert server.most <= 3 and {key for _, key, _ in server.requests} == {f"Bearer {KEY}"}
     assert {path for path, _, _ in server.requests} == {"/v1/chat/completions"}
     assert all(KEY not in path.read_text() for path in tmp_path.iterdir())
@@ -157,7 +160,7 @@ def test_a_torn_reply_is_asked_again_and_nothing_else(serve, tmp_path):
     for folder in (once, torn):
         teach(lesson(server), list(REPLIES), folder)
     lines = (torn / "replies.jsonl").read_bytes().splitlines(keepends=True)
-    (torn / "replies.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:20])
+    (torn / "replies.jsonl").write_bytes(b"".join(lines[8::-1]) + lines[9][:20])  # in another order of arrival, too
     before = len(server.requests)
     report = teach(lesson(server), list(REPLIES), torn)
     assert report["session"] == {"already_answered": 9, "asked": 3} and len(server.requests) == before + 3
@@ -179,10 +182,11 @@ def test_a_blow_loses_no_reply_that_was_written(blow, serve, tmp_path):
         deadline = time.monotonic() + 60
         while not (replies.exists() and replies.read_bytes().count(b"\n") >= 4) and time.monotonic() < deadline:
             time.sleep(0.02)
+        asked = len(server.requests)
         process.send_signal(blow)
     assert process.returncode == (1 if blow == signal.SIGINT else -blow)
     answered = replies.read_bytes().count(b"\n")
-    assert 4 <= answered < 200
+    assert 4 <= answered < 200 and asked < 16  # a reply is on disk before many more are asked for
     assert (tmp_path / "out" / "report.json").exists() == (blow == signal.SIGINT)
     report = teach(Lesson(url=server.url, model="m", prompts=answered + 1), list(REPLIES), tmp_path / "out")
     assert report["session"]["already_answered"] == answered <= report["replies"]
