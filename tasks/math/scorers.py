@@ -9,6 +9,7 @@ Grade(strict=False, lenient=True, outcome=Outcome(status='syntax', value=None))
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ class Grade(NamedTuple):
     outcome: Outcome
 
 
-def grade(completion: str, gold: int | Fraction) -> Grade:
-    """Run the program in a completion and grade it both ways."""
+def grade(completion: str, gold: int | Fraction, run: Callable[[str], Outcome] = run) -> Grade:
+    """Run the program in a completion, by the interpreter or by `jail.run`, and grade it both ways."""
     outcome = run(extract(completion))
     strict = outcome.status == "ok" and is_right(outcome.value, gold)
     return Grade(strict, strict or (outcome.status != "ok" and is_right(last_number(completion), gold)), outcome)
