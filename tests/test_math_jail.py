@@ -7,6 +7,7 @@ import pytest
 
 from lm.exits import UserError
 from tasks.math import jail
+from tasks.math.scorers import grade
 
 HONEST = {
     "import math\ndef solve():\n    return math.comb(5, 2)": 10,
@@ -42,6 +43,18 @@ needs_jail = pytest.mark.skipif(jail.active_layers() != jail.LAYERS, reason=f"la
 @pytest.mark.parametrize("source", HONEST)
 def test_honest_programs_run(source):
     assert jail.run(source, 10.0) == ("ok", HONEST[source])
+
+
+@needs_jail
+def test_batches_keep_their_order():
+    assert jail.run_all(list(HONEST), 10.0) == [("ok", value) for value in HONEST.values()]
+
+
+@needs_jail
+def test_grades_take_either_executor():
+    completion = "def solve():\n    return sum({1: 2, 3: 4}.values())"
+    assert not grade(completion, 6).strict
+    assert grade(completion, 6, run=jail.run).strict
 
 
 @needs_jail
