@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -45,8 +45,6 @@ MODELS = {
     "mlp": MLPConfig(inputs=L, outputs=V, vocabulary=V, embedding=8, width=16, depth=2),
     "resnet": ResNetConfig(classes=V, width=4, depth=1, groups=1, norm_groups=2),
 }
-# The laws hold at every level of optimisation; without any, programs compile in half the time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_model = pytest.mark.parametrize("name", MODELS)
 KEY = jax.random.key(7)
 THREE = MajorityKernels(factor=3)
@@ -68,12 +66,12 @@ def net_of(name, config=None):
 
 @cache
 def settle_of(config):
-    return quick_jit(majority(config).settle)
+    return jax.jit(majority(config).settle)
 
 
 @cache
 def copies_of(name, config):
-    return quick_jit(net_of(name, config).init)(KEY)
+    return jax.jit(net_of(name, config).init)(KEY)
 
 
 def train(net, params, batch, optimizer, steps):
@@ -135,7 +133,7 @@ def test_weights_are_convex_with_mean_one_over_the_factor(law, share):
     count, factor, a = 10_000, 3, 0.3
     config = MajorityKernels(factor=factor, law=law, concentration=a, share=share)
     draw = jax.vmap(lambda key: draw_weights(config, key, (2, factor, 4, 5), axis=1))
-    c = np.asarray(quick_jit(draw)(jax.random.split(KEY, count)), np.float64)
+    c = np.asarray(jax.jit(draw)(jax.random.split(KEY, count)), np.float64)
     layers, channels = 1 if share == "model" else 2, 5 if share == "channel" else 1
     assert c.shape == (count, layers, factor, 1, channels)
     assert np.all(c >= 0)
@@ -155,7 +153,7 @@ def test_the_loss_under_mixing_is_that_of_the_mean_and_a_penalty_on_the_spread(l
     rng = np.random.default_rng(0)
     copies, root = rng.standard_normal((factor, 4)), rng.standard_normal((4, 4))
     hessian, middle = root @ root.T, copies.mean(axis=0)
-    weights = quick_jit(jax.vmap(lambda key: draw_weights(config, key, (factor, 4))))(jax.random.split(KEY, count))
+    weights = jax.jit(jax.vmap(lambda key: draw_weights(config, key, (factor, 4))))(jax.random.split(KEY, count))
     mixed = np.asarray(jax.vmap(lambda c: mix(jnp.asarray(copies, jnp.float32), c))(weights), np.float64)
     loss = np.einsum("ni,ij,nj->n", mixed, hessian, mixed) / 2
     spread = copies - middle
@@ -188,8 +186,8 @@ def test_the_gradient_of_a_copy_is_its_weight_times_that_of_the_mix(name, share)
         copies,
     )
     weights = [settle(over_copies(lambda m, axis, i=i: m[i], marks), key) for i in range(3)]
-    gradient = quick_jit(jax.grad(lambda params: loss(majority(config).settle(params, key))))(copies)
-    whole = quick_jit(jax.grad(loss))(settle(copies, key))
+    gradient = jax.jit(jax.grad(lambda params: loss(majority(config).settle(params, key))))(copies)
+    whole = jax.jit(jax.grad(loss))(settle(copies, key))
     for i in range(3):
         mine = over_copies(lambda g, axis, i=i: g.take(i, axis), gradient)
         assert_close(mine, map_paths(lambda path, g, c: c * g if "kernel" in path else g, whole, weights[i]))
@@ -211,8 +209,8 @@ def test_the_collapsed_model_is_a_plain_one_with_equal_outputs(name, initialisat
     collapsed = settle_of(config)(copies)
     shapes = jax.eval_shape(plain.init, KEY)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), collapsed) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
-    scores = quick_jit(lambda params: wrapped.apply(params, batch).logits)(copies)
-    assert_same(scores, quick_jit(lambda params: plain.apply(params, batch).logits)(collapsed))
+    scores = jax.jit(lambda params: wrapped.apply(params, batch).logits)(copies)
+    assert_same(scores, jax.jit(lambda params: plain.apply(params, batch).logits)(collapsed))
     assert float(abs(scores).max()) > 0
 
 
@@ -225,8 +223,8 @@ def test_embeddings_are_expanded_where_the_pattern_says_so():
     assert copies["final_norm"]["scale"].shape == (16,)
     mixed = [settle_of(config)(copies, key)["embedding"]["table"] for key in jax.random.split(KEY)]
     assert not np.allclose(*mixed)
-    scores = quick_jit(lambda params: wrapped.apply(params, batch).logits)(copies)
-    collapsed = quick_jit(lambda params: net_of("transformer").apply(params, batch).logits)
+    scores = jax.jit(lambda params: wrapped.apply(params, batch).logits)(copies)
+    collapsed = jax.jit(lambda params: net_of("transformer").apply(params, batch).logits)
     assert_same(scores, collapsed(settle_of(config)(copies)))
 
 
@@ -243,13 +241,13 @@ def test_the_order_of_the_copies_does_not_matter():
     ends = [train(wrapped, start, batch, optimizer, 5) for start in (copies, turned)]
     assert_close(over_copies(lambda x, axis: jnp.roll(x, 1, axis), ends[0]), ends[1])
     assert_close(*map(settle_of(config), ends))
-    scores = quick_jit(lambda params: wrapped.apply(params, batch).logits)
+    scores = jax.jit(lambda params: wrapped.apply(params, batch).logits)
     assert_same(scores(copies), scores(copies))
 
 
 def test_the_average_of_the_copies_collapses_to_the_average_of_the_collapsed():
     settle, average = settle_of(THREE), ema(0.5)
-    old, new = (quick_jit(net_of("transformer", THREE).init)(key) for key in jax.random.split(KEY))
+    old, new = (jax.jit(net_of("transformer", THREE).init)(key) for key in jax.random.split(KEY))
     step = jnp.int32(100)
     assert_close(settle(average.update(old, new, step)), average.update(settle(old), settle(new), step), 1e-6)
 
@@ -294,7 +292,7 @@ def test_eight_devices_draw_what_one_draws(tmp_path):
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[1])
     config = MajorityKernels(factor=3, law="dirichlet", share="channel")
     net = wrap(build(MLPConfig(inputs=2, vocabulary=11, outputs=8, width=16)), majority(config))
-    settled = settle_of(config)(quick_jit(net.init)(KEY), KEY)
+    settled = settle_of(config)(jax.jit(net.init)(KEY), KEY)
     with np.load(path) as found:
         assert_close([found[name] for name in found.files], jax.tree.leaves(settled), 1e-6)
 
@@ -327,7 +325,7 @@ def test_a_member_of_a_sweep_is_its_single_run():
     member = run_sweep(recipe, {}, seeds=[0, 4]).members[1]
     net, source = build_net(recipe)[1], task.source(recipe, Path("."))
     objective, optimizer, _ = parts_of(recipe)
-    stretch = quick_jit(repeat(make_step(net, objective, optimizer, source.draw)))
+    stretch = jax.jit(repeat(make_step(net, objective, optimizer, source.draw)))
     state = init_state(net, optimizer, jax.random.key(4))
     for _ in range(2):
         state, _ = stretch(state, None, 10)
