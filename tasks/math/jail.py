@@ -1,50 +1,61 @@
-"""Run a program in full Python inside a jail: a process of its own behind limits, Landlock and namespaces.
+"""Run a program in full Python inside a jail: a process of its own behind limits, namespaces, Landlock and seccomp.
 
 For programs that the interpreter over the syntax tree does not know; that one stays the default. The gold answer
-never enters the jail: a program can only name a number, which is compared outside.
+never enters the jail: a program can only name a number, which is compared outside. What it prints goes nowhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
-import selectors
+import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from lm.exits import UserError
 from tasks.math.interpreter import LONGEST_SOURCE, Outcome
 
-LAYERS = ("landlock", "namespaces")  # both are needed: files and UDP have no other guard
-MOST_OUTPUT = 65_536  # bytes
+LAYERS = ("namespaces", "landlock", "seccomp")  # in the order they rise; UDP, files and forks have no other guard
 MEGABYTES = 512
-ANSWER = "\nprint('\\n=' + repr(solve()), flush=True)\n"
+INSIDE = Path(__file__).with_name("jailed.py")
 
 
-@functools.cache
-def active_layers() -> tuple[str, ...]:
-    """Return the isolating layers that rise on this machine, each tried by itself."""
-    return tuple(layer for layer in LAYERS if _jailed("print(1)", (layer,), 10.0)[:2] == (0, b"1\n"))
+class _Frame(NamedTuple):
+    """What the keeper tells: the layer that failed to rise and why, or whether the program ended and its answer."""
+
+    failure: str
+    ended: bool
+    answer: str
+
+
+def missing_layers() -> dict[str, str]:
+    """Return the layers that fail to rise on this machine, each tried by itself, and why."""
+    tried = {layer: _jailed("def solve():\n    return 1", (layer,), 10.0) for layer in LAYERS}
+    whys = {layer: "too slow" if frame is None else frame.failure for layer, frame in tried.items()}
+    return {layer: why.removeprefix(f"{layer}: ") for layer, why in whys.items() if why}
 
 
 def run(source: str, seconds: float = 2.0) -> Outcome:
-    """Run a program that defines `solve` in the jail; UserError where this machine cannot build one."""
-    missing = [layer for layer in LAYERS if layer not in active_layers()]
-    if missing:
-        raise UserError(f"this machine cannot jail programs, for want of {' and '.join(missing)}; use the interpreter")
+    """Run a program that defines `solve`; UserError where the jail does not rise, whose reasons are never cached.
+
+    Timeout is also the end of programs that sleep or print without end. A layer that fails is never a wrong program.
+    """
     if len(source) > LONGEST_SOURCE:
         return Outcome("forbidden")
-    code, output, late = _jailed(source + ANSWER, LAYERS, seconds)
-    if late:
+    frame = _jailed(source, LAYERS, seconds)
+    if frame is None:
         return Outcome("timeout")
-    return _read(output) if code == 0 else Outcome("error")
+    if frame.failure:
+        missing = missing_layers()
+        why = " and ".join(f"{layer} ({why})" for layer, why in missing.items()) or f"a moment ({frame.failure})"
+        raise UserError(f"this machine cannot jail programs, for want of {why}; use the interpreter")
+    return _read(frame.answer) if frame.ended else Outcome("error")
 
 
 def run_all(sources: Sequence[str], seconds: float = 2.0, workers: int = 2) -> list[Outcome]:
@@ -53,45 +64,32 @@ def run_all(sources: Sequence[str], seconds: float = 2.0, workers: int = 2) -> l
         return list(pool.map(lambda source: run(source, seconds), sources))
 
 
-def _read(output: bytes) -> Outcome:
-    """Return the outcome that the last line names."""
-    line = output.decode(errors="replace").rstrip("\n").rpartition("\n")[2]
-    if not line.startswith("="):
-        return Outcome("error")
-    with contextlib.suppress(ValueError):
-        return Outcome("ok", int(line[1:]))
-    with contextlib.suppress(ValueError):
-        value = float(line[1:])
-        return Outcome("ok", value) if math.isfinite(value) else Outcome("non_numeric")
-    return Outcome("non_numeric")
+def _read(answer: str) -> Outcome:
+    """Return the outcome of an answer, which a program could have written itself: a word or a finite number."""
+    if answer in ("syntax", "non_numeric"):
+        return Outcome(answer)
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            value = number(answer)
+            return Outcome("ok", value) if isinstance(value, int) or math.isfinite(value) else Outcome("non_numeric")
+    return Outcome("error")
 
 
-def _jailed(source: str, layers: tuple[str, ...], seconds: float) -> tuple[int, bytes, bool]:
-    """Return the exit code, the output and whether time or output ran out, when the whole group was killed."""
-    inside = Path(__file__).with_name("jailed.py")
-    command = [sys.executable, "-I", "-S", str(inside), ",".join(layers), str(math.ceil(seconds) + 1), str(MEGABYTES)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, **pipes, env={}, cwd="/", start_new_session=True, close_fds=True)
-    with process:
-        with contextlib.suppress(BrokenPipeError), process.stdin as sink:
-            sink.write(source.encode(errors="replace"))  # within one pipe's buffer: LONGEST_SOURCE
-        output, late = _collect(process.stdout, time.monotonic() + seconds)
-        with contextlib.suppress(ProcessLookupError):
-            if late:
-                os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output, late
-
-
-def _collect(pipe, deadline: float) -> tuple[bytes, bool]:
-    """Return what comes through a pipe and whether it was too much or took too long."""
-    output = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while len(output) <= MOST_OUTPUT:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return output, True
-            piece = os.read(pipe.fileno(), 8192)
-            if not piece:
-                return output, False
-            output += piece
-    return output, True
+def _jailed(source: str, layers: Sequence[str], seconds: float) -> _Frame | None:
+    """Return the keeper's frame, or None when time ran out and all was killed; UserError where the keeper fell."""
+    command = [sys.executable, "-I", "-S", str(INSIDE), ",".join(layers), str(math.ceil(seconds) + 1), str(MEGABYTES)]
+    token = secrets.token_hex(16)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env={}, cwd="/", start_new_session=True, close_fds=True) as keeper:
+        try:
+            told, complaint = keeper.communicate(f"{token}\n{source}".encode(errors="surrogatepass"), seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(keeper.pid, signal.SIGKILL)  # all others die with their parents
+            return None
+    written, *lines = told.decode(errors="replace").split("\n", 3)
+    if written != token or len(lines) != 3:
+        last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UserError(f"the jail itself broke with code {keeper.returncode} ({last}); use the interpreter")
+    failure, ended, answer = lines
+    return _Frame(failure, ended == "ended", answer)
