@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lm.exits import UserError
-from tasks.math import jail
+from tasks.math import jail, jailed
 from tasks.math.scorers import grade
 
 ONE = "def solve():\n    return 1"
@@ -217,6 +217,14 @@ def test_a_layer_that_fails_is_named_and_refused(layer, tmp_path, monkeypatch):
         jail.run(ONE, 10.0)
     assert set(jail.missing_layers()) == {layer, *missing}
     assert not any(f"{other} (" in str(refusal.value) for other in jail.LAYERS if other not in (layer, *missing))
+
+
+def test_only_python_itself_is_readable():
+    paths = jailed.readable()
+    files = [path for path, rights in paths.items() if rights & jailed.READ_FILE]
+    assert all("/lib" in path or path == jailed.interpreter() for path in files)
+    assert not any(path.endswith(jailed.PACKAGES) for path in files)
+    assert all(Path(path).is_file() for path, rights in paths.items() if rights & jailed.EXECUTE)
 
 
 @needs_jail

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import resource
 import signal
 import struct
 import sys
-import sysconfig
-from collections.abc import Callable
 
 NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000 | 0x08000000  # user, pid, net, mount, ipc
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
@@ -32,7 +29,7 @@ X32 = 0x40000000  # on x86_64, the bit of a second set of numbers for the same c
 # It tells by the nonce that it started, and that it ended. A program could walk up to the nonce: it would win the
 # right to name a number, which `return` gives it anyway.
 PROGRAM = """
-import math, os, sys, types
+import math, os, sys
 def main():
     nonce, _, source = sys.stdin.buffer.read().partition(b"\\n")
     os.write(3, nonce)
@@ -44,7 +41,7 @@ def main():
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         answer("syntax")
     names = {"__name__": "program"}
-    types.FunctionType(program, names)()
+    type(main)(program, names)()
     value = names["solve"]()
     if not isinstance(value, bool) and hasattr(value, "as_integer_ratio"):
         value = value if isinstance(value, int) else float(value)
@@ -94,7 +91,7 @@ def readable() -> dict[str, int]:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if "/" in line}
     libraries = {path for path in mapped if ".so" in os.path.basename(path)}
     loaders = {path for path in libraries if os.path.basename(path).startswith("ld-")}
-    standard = sysconfig.get_path("stdlib")
+    standard = os.path.dirname(os.__file__)
     rights = dict.fromkeys(libraries, READ_FILE) | {os.path.dirname(path): READ_FILE | READ_FOLDER for path in loaders}
     rights |= {entry.path: READ_FILE for entry in os.scandir(standard) if entry.name not in PACKAGES}
     return rights | {standard: READ_FOLDER} | dict.fromkeys([*loaders, interpreter()], READ_FILE | EXECUTE)
@@ -107,9 +104,10 @@ def interpreter() -> str:
 
 def raise_seccomp(libc: ctypes.CDLL) -> None:
     """Refuse the calls above with EPERM, and all calls of other architectures."""
-    if platform.machine() not in CALLS:
-        raise OSError(f"the calls of {platform.machine()} are not known")
-    audit, calls = CALLS[platform.machine()]
+    machine = os.uname().machine
+    if machine not in CALLS:
+        raise OSError(f"the calls of {machine} are not known")
+    audit, calls = CALLS[machine]
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # of classic BPF: (code, if true skip, if false skip, value)
     last = len(calls) + 1
     filters = [(load, 0, 0, 4), (equal, 0, last + 2, audit), (load, 0, 0, 0), (at_least, last, 0, X32)]
@@ -120,9 +118,7 @@ def raise_seccomp(libc: ctypes.CDLL) -> None:
     _checked(libc.prctl(22, 2, program, 0, 0))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
-RISE: dict[str, Callable[[ctypes.CDLL], None]] = {
-    "namespaces": raise_namespaces, "landlock": raise_landlock, "seccomp": raise_seccomp,
-}  # fmt: skip
+RISE = {"namespaces": raise_namespaces, "landlock": raise_landlock, "seccomp": raise_seccomp}
 
 
 def die_with_parent(libc: ctypes.CDLL) -> None:
