@@ -15,7 +15,7 @@ import struct
 import sys
 
 NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000 | 0x00020000 | 0x08000000  # user, pid, net, mount, ipc
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
+MOUNT_SETATTR, CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 442, 444, 445, 446  # the same on every architecture
 EXECUTE, READ_FILE, READ_FOLDER = 1, 4, 8
 PACKAGES = ("site-packages", "dist-packages")  # not part of the standard library that they lie in
 MOST_ANSWER = 8192  # bytes, more than the digits that Python prints of an integer
@@ -59,8 +59,10 @@ def _checked(result: int) -> int:
 
 
 def raise_namespaces(libc: ctypes.CDLL) -> None:
-    """Go on as the second process of new namespaces; the first, out of a program's reach, ends them with it."""
+    """Go on as the second process of new namespaces, where all is read-only; the first, out of reach, ends them."""
     _checked(libc.unshare(NAMESPACES))
+    read_only = (ctypes.c_uint64 * 4)(1, 0, 1 << 18, 0)  # and private: chmod and its like are unknown to Landlock
+    _checked(libc.syscall(MOUNT_SETATTR, -100, b"/", 0x8000, read_only, ctypes.c_size_t(32)))  # and all below
     for _ in range(2):
         child = os.fork()
         if child:
