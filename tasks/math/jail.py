@@ -79,8 +79,10 @@ def _jailed(source: str, layers: Sequence[str], seconds: float) -> _Frame | None
     """Return the keeper's frame, or None when time ran out and all was killed; UserError where the keeper fell."""
     command = [sys.executable, "-I", "-S", str(INSIDE), ",".join(layers), str(math.ceil(seconds) + 1), str(MEGABYTES)]
     token = secrets.token_hex(16)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, env={}, cwd="/", start_new_session=True, close_fds=True) as keeper:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, env={}, cwd="/", start_new_session=True
+    ) as keeper:
         try:
             told, complaint = keeper.communicate(f"{token}\n{source}".encode(errors="surrogatepass"), seconds)
         except subprocess.TimeoutExpired:
