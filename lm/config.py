@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from lm.strict import ConfigError, require_choice, require_positive
+from lm.strict import ConfigError, require_choice, require_pattern, require_positive
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class OptimizerConfig:
     def __post_init__(self):
         require_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
         require_choice("optimizer.name", self.name, ("adamw", "sgd"))
+        require_pattern("optimizer.decay_pattern", self.decay_pattern)
         require_positive("optimizer.learning_rate", self.learning_rate)
 
 
@@ -247,6 +248,7 @@ class MajorityKernels:
         require_choice("transforms.law", self.law, ("uniform", "dirichlet", "choice", "mean"))
         require_choice("transforms.share", self.share, ("layer", "channel", "model"))
         require_choice("transforms.initialisation", self.initialisation, ("independent", "scaled", "shared"))
+        require_pattern("transforms.pattern", self.pattern)
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,9 @@ class BlockScales:
 
     initial: float = 1.0
     pattern: str = r"(output|down)/(kernel|bias|scale)$"  # paths of the parameters that write to the residual stream
+
+    def __post_init__(self):
+        require_pattern("transforms.pattern", self.pattern)
 
 
 @dataclass(frozen=True)
@@ -295,10 +300,17 @@ class Growth:
         require_choice("growth.fill", self.fill, ("copy", "random"))
         require_choice("growth.schedule", self.schedule, ("proportional", "doubling", "explicit"))
         require_choice("growth.moments", self.moments, ("copy", "reset"))
+        require_pattern("growth.scaled", self.scaled)
+        for name in ("alpha", "rewarm_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"growth.{name} must not be negative, got {getattr(self, name)}")
         if not self.depths or any(a >= b for a, b in zip((0, *self.depths), self.depths, strict=False)):
             raise ConfigError(f"growth.depths must be positive and rise, got {self.depths}")
-        if self.schedule == "explicit" and len(self.steps) != len(self.depths):
-            raise ConfigError(f"growth.steps must have one length a depth, got {self.steps} for {self.depths}")
+        if len(self.steps) != (len(self.depths) if self.schedule == "explicit" else 0):
+            raise ConfigError(
+                f"growth.steps must have one length a depth where growth.schedule is explicit and none elsewhere, "
+                f"got {self.steps} for {self.depths} and {self.schedule}"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -30,6 +31,14 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ConfigError that names the nearest choice unless value is one of them."""
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
+
+
+def require_pattern(name: str, value: str) -> None:
+    """Raise ConfigError unless value is a regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ConfigError(f"{name} must be a regular expression, got {value!r}: {error}") from None
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lm.exits import main_guard
+from lm.exits import UserError, main_guard
 from scripts.cli import parse
 
 
@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     from lm.train import prepare
     from scripts.runs import load, read_recipe
 
+    if options.out.resolve().is_relative_to(options.workdir.resolve()):
+        raise UserError(f"--out {options.out} lies in the run folder itself; name another folder")
     trained = load(read_recipe(options.workdir), options.workdir)
     train = dataclasses.replace(trained.recipe.train, ema=None)
     recipe = dataclasses.replace(trained.recipe, transforms=(), growth=None, train=train)
