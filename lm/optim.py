@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -60,9 +59,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
 def match_paths(params: Params, pattern: str) -> Any:
     """Return a tree of booleans: which parameters' paths ("blocks/attention/query/kernel") match the pattern."""
     found = re.compile(pattern).search
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: found(jax.tree_util.keystr(path, simple=True, separator="/")) is not None, params
-    )
+    return map_paths(lambda path, _: found(path) is not None, params)
 
 
 def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
