@@ -10,7 +10,7 @@ from typing import Any
 from scripts.measure import seconds
 from tasks.task import Claim, Experiment
 
-BATCH, LENGTH = 32, 256
+BATCH, LENGTH, ROUNDS = 32, 256, 3
 
 
 def overhead(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
@@ -68,7 +68,6 @@ def peak_megabytes(compiled: Any) -> float:
     return (held + memory.temp_size_in_bytes) / 1e6
 
 
-ROUNDS = 3
 MAJORITY = Experiment(
     name="majority",
     paper="Overhead of majority kernels",

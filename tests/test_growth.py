@@ -34,7 +34,7 @@ from lm.models import build
 from lm.optim import schedule_of
 from lm.strict import ConfigError
 from lm.sweep import run_sweep
-from lm.train import build_net, fit, init_state, make_step, parts_of
+from lm.train import build_net, fit, init_state, make_step, parts_of, prepare
 from lm.transforms import ema, grow, index_map, preserved, stages_from, stages_of
 from lm.transforms.stacking import stage_lengths
 from lm.transforms.wrap import is_stacked, map_paths
@@ -217,7 +217,7 @@ def test_a_staged_run_stopped_anywhere_repeats_the_uninterrupted_one(straight, t
 def test_a_growth_happens_on_one_mesh_or_another(straight, tmp_path):
     # Eight devices take the first growth, at 2, and save behind it; one device takes the second, at 6.
     code = f"""
-from lm.train import fit
+from lm.train import fit, prepare
 from lm.config import MeshConfig
 from tests.test_growth import RECIPE, dataclasses
 fit(dataclasses.replace(RECIPE, mesh=MeshConfig(fsdp=2, tensor=2)), {str(tmp_path)!r}, until=3, quiet=True)
@@ -240,11 +240,14 @@ def test_a_staged_run_reports_its_stages_and_its_operations(straight):
     assert "depth 2" in page and "against full depth" in page
 
 
-def test_stages_share_their_data(tmp_path, monkeypatch):
+def test_stages_share_their_data_and_compile_once_each(tmp_path, monkeypatch):
     asked, source = [], FlipFlop.source
     monkeypatch.setattr(FlipFlop, "source", lambda *arguments: asked.append(1) or source(*arguments))
-    fit(RECIPE, tmp_path, until=3, quiet=True)
+    runs = []
+    monkeypatch.setattr("lm.train.prepare", lambda *arguments: runs.append(prepare(*arguments)) or runs[-1])
+    fit(RECIPE, tmp_path, quiet=True)
     assert len(asked) == 1
+    assert [run.stretch._cache_size() for run in runs] == [1, 1, 1]
 
 
 def test_members_of_a_staged_sweep_equal_single_runs(straight):

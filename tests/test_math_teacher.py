@@ -183,13 +183,16 @@ def test_a_blow_loses_no_reply_that_was_written(blow, serve, tmp_path):
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"no_proxy": "127.0.0.1"}) as process:
         signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
-        while not (replies.exists() and replies.read_bytes().count(b"\n") >= 4) and time.monotonic() < deadline:
+        written = 0
+        while written < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
-        asked = len(server.requests)
+            asked = len(server.requests)  # before the count of replies, so that a slow machine changes nothing
+            written = replies.read_bytes().count(b"\n") if replies.exists() else 0
         process.send_signal(blow)
     assert process.returncode == (1 if blow == signal.SIGINT else -blow)
     answered = replies.read_bytes().count(b"\n")
-    assert 4 <= answered < 200 and asked < 100  # a reply is on disk before many more are asked for
+    assert 4 <= answered < 200
+    assert asked <= 2 * (written + 4)  # two calls a prompt at most, two prompts under way and two on their way to disk
     assert (tmp_path / "out" / "report.json").exists() == (blow == signal.SIGINT)
     report = teach(Lesson(url=server.url, model="m", prompts=answered + 1), list(REPLIES), tmp_path / "out")
     assert report["session"]["already_answered"] == answered <= report["replies"]
