@@ -229,8 +229,11 @@ def _ask_all(lesson: Lesson, chat: Chat, questions: Sequence[str], indices: Iter
         while (index := waiting.get()) is not None and not chat.stopped.is_set():
             try:
                 done.put((index, _ask(lesson, chat, index, questions)))
-            except Exception as error:
+            except NoAnswerError as error:
                 done.put((index, error))
+            except Exception as error:  # nothing that follows can pass either
+                done.put((index, error))
+                chat.stopped.set()
 
     for _ in range(min(lesson.workers, len(indices))):
         threading.Thread(target=work, daemon=True).start()  # an interrupt does not wait for a slow server
