@@ -38,6 +38,33 @@ class Sinusoidal:
 
 
 @dataclass(frozen=True)
+class Llama3Scaling:
+    """Rotation of the slow pairs slowed down by `factor` (Grattafiori et al. 2024, Llama 3.1).
+
+    Slow are pairs with fewer than `low` turns in `original` positions; those with more than `high` stay as they are.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """Each pair slowed down by a divisor of its own: `short`, or `long` beyond `original` slots (Ding et al. 2024).
+
+    Cosines and sines are stretched for texts of up to `longest` positions. Slots are those of the whole call, so that
+    a cache that can hold a long text uses `long` from its first token.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original: int = 4096
+    longest: int = 131_072
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Rotation of query and key pairs by an angle that grows with position (Su et al. 2021).
 
@@ -46,6 +73,7 @@ class Rotary:
 
     base: float = 10_000.0
     fraction: float = 1.0
+    scaling: Llama3Scaling | LongRope | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +112,18 @@ class TransformerConfig:
     kv_heads: int | None = None
     head_width: int | None = None
     feedforward: int | None = None
-    activation: str = "gelu"  # relu, gelu, swiglu, geglu
+    activation: str = "gelu"  # relu, gelu (by tanh), exact_gelu (by erf), swiglu, geglu
     norm: str = "rms"  # rms, layer
     norm_place: str = "pre"  # pre, post, both
     norm_epsilon: float = 1e-6
     bias: bool = False
+    qkv_bias: bool | None = None  # of the query, key and value projections; None: as bias
+    head_bias: bool | None = None  # of a head that is not tied; None: as bias
     tied: bool = True  # the head is the transposed embedding
     parallel: bool = False  # attention and feed-forward read the same input
+    shared_norm: bool = True  # in a parallel block both read one norm of it; False: each has its own
     positions: Positions = field(default_factory=Rotary)
+    window: int | None = None  # tokens a query sees, itself included; None: all up to itself
     dropout: float = 0.0  # on the output of attention and feed-forward
     embedding_dropout: float = 0.0
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16
@@ -324,7 +356,10 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. `data` is None where the task draws its batches inside the step."""
+    """Everything that decides a run. `data` is None where the task draws its batches inside the step.
+
+    `weights` names a folder of Hugging Face or a .gguf file that training begins with, instead of a draw.
+    """
 
     task: Any
     model: ModelConfig
@@ -335,13 +370,14 @@ class Recipe:
     transforms: tuple[Any, ...] = ()  # of TransformConfig or callables, from the model outwards
     growth: Growth | None = None
     data: Any = None
+    weights: str | None = None
     name: str = ""
 
 
 KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        NoPositions, Learned, Sinusoidal, Rotary, ALiBi, RelativeBias, Randomised,
+        NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         TransformerConfig, RNNConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
         MajorityKernels, BlockScales, Looped, Growth, Recipe,
     )

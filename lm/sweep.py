@@ -75,6 +75,8 @@ def run_sweep(
     """
     if not seeds or not all(grid.values()):
         raise ConfigError("a sweep needs at least one seed and one value for every field of the grid")
+    if recipe.weights is not None:
+        raise ConfigError(f"a sweep draws its weights; {recipe.weights} is for single runs")
     begun = time.perf_counter()
     points = grid_points(grid)
     groups: dict[tuple[Any, ...], list[int]] = {}

@@ -27,6 +27,7 @@ from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
+from lm.start import starting_weights
 from lm.strict import require_choice, to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.transforms.statistics import calibrate, has_statistics
@@ -151,7 +152,7 @@ class Run(NamedTuple):
     net: Net  # the plain model
     settle: Callable[[Params], Params]  # from trained to plain parameters
     source: Source
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]  # from the plain model's weights where they are given, else from a draw
     grow: Callable[[TrainState], TrainState]  # from the state of the stage before
     target: TrainState
     stretch: Callable[[TrainState, Batch | None, int], tuple[TrainState, Metrics]]
@@ -164,9 +165,14 @@ class Run(NamedTuple):
         return int(np.prod(self.batch.positions.shape[:2]))
 
 
-def build_net(recipe: Recipe) -> tuple[Net, Net, Callable[[Params], Params]]:
-    """Return the recipe's plain model, the net that is trained, and what settles its parameters for the plain one."""
+def build_net(recipe: Recipe, initial: Params | None = None) -> tuple[Net, Net, Callable[[Params], Params]]:
+    """Return the recipe's plain model, the net that is trained, and what settles its parameters for the plain one.
+
+    With `initial` the plain model begins with these weights, whatever the key.
+    """
     plain = build(recipe.model)
+    if initial is not None:
+        plain = plain._replace(init=lambda key: initial)
     transforms = [make_transform(config, recipe.model) for config in recipe.transforms]
 
     def settled(params: Params) -> Params:
@@ -223,8 +229,9 @@ def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:
     objective = augmented(objective, source.augment)
     step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average)
 
-    def fresh() -> TrainState:
-        return init_state(net, optimizer, jax.random.key(recipe.train.seed), average)
+    def fresh(initial: Params | None = None) -> TrainState:
+        begun = build_net(recipe, initial)[1]
+        return init_state(begun, optimizer, jax.random.key(recipe.train.seed), average)
 
     abstract = jax.eval_shape(fresh)
     shardings = state_shardings(abstract, mesh)
@@ -270,11 +277,13 @@ def fit(
     resume: str = "auto",
     allow_change: tuple[str, ...] = (),
     quiet: bool = False,
+    initial: Params | None = None,
 ) -> Result:
     """Train a recipe in a run folder, from its newest valid checkpoint where there is one, and evaluate it.
 
     `until` stops after that step and saves, as a preemption would; schedules still span `train.steps`.
-    `allow_change` names fields (dotted) that may differ from the recipe found in the folder.
+    `allow_change` names fields (dotted) that may differ from the recipe found in the folder. `initial` are weights
+    of the plain model to begin with, in place of those that `recipe.weights` names.
     Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the loss is no longer finite.
     """
     last = recipe.train.steps if until is None else min(until, recipe.train.steps)
@@ -288,7 +297,7 @@ def fit(
             found = checkpoints.latest()
             journal = Journal(mine, recipe, found or 0, quiet)
             with contextlib.closing(journal):
-                run, state = climb(recipe, Path(workdir), found, last, checkpoints, journal, interrupt)
+                run, state = climb(recipe, Path(workdir), found, initial, last, checkpoints, journal, interrupt)
                 evaluation = None
                 if last == recipe.train.steps:
                     evaluation = evaluate_run(run, recipe, state)
@@ -301,18 +310,22 @@ def climb(
     recipe: Recipe,
     folder: Path,
     found: int | None,
+    initial: Params | None,
     last: int,
     checkpoints: Checkpoints,
     journal: Journal,
     interrupt: Interrupt,
 ) -> tuple[Run, TrainState]:
-    """Train stage by stage, from the checkpoint `found` or from the start, up to step `last`.
+    """Train stage by stage, from the checkpoint `found` or from its beginning, up to step `last`.
 
     A checkpoint at a growth holds the state before it: going on from there grows it again, in the same way.
     """
     stages = stages_from(recipe, found or 0)
     run = prepare(stages[0].recipe, folder)
-    state = run.init() if found is None else checkpoints.restore(run.target, found)
+    if found is None:
+        state = run.init(starting_weights(stages[0].recipe, initial))
+    else:
+        state = checkpoints.restore(run.target, found)
     for stage in stages:
         if stage is not stages[0]:
             run = prepare(stage.recipe, folder, run.source)

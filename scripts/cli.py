@@ -35,6 +35,7 @@ OPEN = (
     "transforms",
     "growth",
     "data",
+    "weights",
 )  # what a flag may change in a recipe
 
 
@@ -56,7 +57,9 @@ def parse_over(
 
     entries: list[Any] = [("options", Annotated[form, tyro.conf.arg(name="")])]
     for name, value in values.items():
-        kind = tuple[TransformConfig, ...] if isinstance(value, tuple) else type(value)
+        kind: Any = tuple[TransformConfig, ...] if isinstance(value, tuple) else type(value)
+        if name == "weights":
+            kind = str | None
         hint = Annotated[kind, tyro.conf.FlagConversionOff]
         entries.append((name, hint, dataclasses.field(default=value)))
     arguments = parse(dataclasses.make_dataclass("Arguments", entries, kw_only=True), argv, prog, about)
@@ -69,7 +72,7 @@ def parse_recipe(form: type[T], argv: list[str], prog: str, about: str | None) -
 
     name, rest = first_name(argv, RECIPES, prog, "RECIPE", about)
     recipe = pick(RECIPES, name, "recipe")()
-    values = {field: getattr(recipe, field) for field in OPEN if getattr(recipe, field) is not None}
+    values = {name: value for name in OPEN if (value := getattr(recipe, name)) is not None or name == "weights"}
     options, changed = parse_over(form, values, rest, f"{prog} {name}", about)
     return options, dataclasses.replace(recipe, **changed)
 

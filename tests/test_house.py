@@ -17,7 +17,7 @@ STOREYS = (
     {"strict", "types", "config", "exits", "flops"},
     {"models", "mesh"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interop", "interrupt"},
-    {"train", "evaluate", "decode", "candidates"},
+    {"start", "train", "evaluate", "decode", "candidates"},
     {"sweep"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}

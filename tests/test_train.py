@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
 from lm.models import build
@@ -194,3 +194,17 @@ def test_sweep_members_equal_single_runs(tmp_path):
         single = fit(recipe, tmp_path / str(index), quiet=True)
         assert_close(member.state.params, single.state.params, atol=1e-6)
         assert member.evaluation.metrics["glitch_rate"].count == single.evaluation.metrics["glitch_rate"].count
+
+
+def test_training_begins_with_the_weights_given_and_refuses_others(tmp_path):
+    given = jax.tree.map(lambda x: x + 1, NET.init(jax.random.key(9)))
+    slow = dataclasses.replace(RECIPE.optimizer, learning_rate=1e-12, weight_decay=0.0)
+    recipe = dataclasses.replace(RECIPE, optimizer=slow, train=dataclasses.replace(RECIPE.train, steps=1))
+    assert_close(fit(recipe, tmp_path / "given", quiet=True, initial=given).params, given, atol=1e-6)
+    copies = dataclasses.replace(recipe, transforms=(MajorityKernels(factor=2),))
+    assert_close(fit(copies, tmp_path / "copies", quiet=True, initial=given).params, given, atol=1e-6)
+    other = build(dataclasses.replace(RECIPE.model, depth=2)).init(jax.random.key(0))
+    with pytest.raises(ConfigError, match=r"weights: blocks/.* has shape \(2, .*the model's has \(1, "):
+        fit(recipe, tmp_path / "other", quiet=True, initial=other)
+    with pytest.raises(ConfigError, match="a sweep draws its weights"):
+        run_sweep(dataclasses.replace(recipe, weights="somewhere"), {}, [0])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from lm.data import Codec, Document, build_corpus, remove_contaminated
 from lm.strict import ConfigError, require_choice, require_positive
 from tasks.math import gsm8k
+from tasks.math.benchmarks import read, split_program
 from tasks.math.generator import problem
 from tasks.math.problem import Problem, figure
 
@@ -26,7 +27,7 @@ CODEC_PROBLEMS = 3000  # that the codec learns from
 
 @dataclass(frozen=True)
 class MathData:
-    """The training corpus: so many generated problems, and the questions of GSM8K where a folder is given.
+    """The training corpus: generated problems, and what is given of GSM8K's questions and sets like TinyGSM.
 
     The generated problems take turns through `solutions`: program, text (worked in words), number (the answer
     alone). Loss weights are 1 on the solution and `question_weight` on the question.
@@ -40,14 +41,20 @@ class MathData:
     length: int = 256
     question_weight: float = 0.5
     seed: int = 0
+    programs: tuple[str, ...] | None = None  # folders in the form of TinyGSM, rows {question, code}
+    tokenizer: str | None = None  # folder or .gguf file whose tokenizer is used; None learns a codec
 
     def __post_init__(self):
-        for name in ("problems", "gsm8k_repeats", "vocabulary", "length"):
+        for name in ("gsm8k_repeats", "vocabulary", "length"):
             require_positive(f"data.{name}", getattr(self, name))
         for solution in self.solutions:
             require_choice("data.solutions", solution, SOLUTIONS)
         if not self.solutions:
             raise ConfigError("data.solutions must name at least one of " + ", ".join(SOLUTIONS))
+        if self.problems < 0 or not (self.problems or self.gsm8k or self.programs):
+            raise ConfigError(
+                f"data.problems must be positive without data.gsm8k or data.programs, got {self.problems}"
+            )
 
 
 class Row(NamedTuple):
@@ -111,15 +118,18 @@ def build(data: MathData, settings: dict[str, Any], test: set[str], folder: Path
 
     `settings` are the generator's; no training question is one of `test`.
     """
-    path, mixture = folder / "codec.json", folder / "mixture.json"
-    if not path.exists():
-        _learn_codec(data, settings, test).save(path)
-    codec = Codec.load(path)
+    mixture = folder / "mixture.json"
+    codec = _codec(data, settings, test, folder / "codec.json")
     first = [problem(data.seed, index, **settings) for index in range(100)]
     origin = {
         "generator": settings,
         "first_problems": hashlib.sha256(repr(first).encode()).hexdigest(),
-        "data": asdict(data) | {"gsm8k": data.gsm8k and gsm8k.digests(data.gsm8k)},
+        "data": asdict(data)
+        | {
+            "gsm8k": data.gsm8k and gsm8k.digests(data.gsm8k),
+            "programs": [digest(path) for path in data.programs or ()],
+            "tokenizer": None,  # the digest below says which one it is
+        },
         "codec": codec.digest,
     }
 
@@ -134,6 +144,16 @@ def build(data: MathData, settings: dict[str, Any], test: set[str], folder: Path
     return Built(folder / "corpus", codec, json.loads(mixture.read_text()) | {"codec_sha256": codec.digest})
 
 
+def _codec(data: MathData, settings: dict[str, Any], test: set[str], path: Path) -> Any:
+    if data.tokenizer is not None:
+        from lm.interop import load_codec
+
+        return load_codec(Path(data.tokenizer))
+    if not path.exists():
+        _learn_codec(data, settings, test).save(path)
+    return Codec.load(path)
+
+
 def _learn_codec(data: MathData, settings: dict[str, Any], test: set[str]) -> Codec:
     forms = cycle(data.solutions)
     rows = [solution_of(p, next(forms)) for p in islice(training_problems(data, settings, test), CODEC_PROBLEMS)]
@@ -145,26 +165,39 @@ def _learn_codec(data: MathData, settings: dict[str, Any], test: set[str]) -> Co
 
 
 def mix(data: MathData, settings: dict[str, Any], test: set[str]) -> tuple[list[Row], dict[str, Any]]:
-    """Return all training rows and their counts: generated problems, and GSM8K's training questions as programs."""
+    """Return all training rows and their counts: generated problems, GSM8K's questions as programs, TinyGSM sets.
+
+    Where real questions take part, no row shares 13 words with a test question of GSM8K.
+    """
     forms = cycle(data.solutions)
     problems = islice(training_problems(data, settings, test), data.problems)
-    rows = [solution_of(p, next(forms)) for p in problems]
-    facts: dict[str, Any] = {"generated": len(rows)}
-    if data.gsm8k is None:
-        return rows, facts
-    train, test_questions = gsm8k.load(data.gsm8k)
-    programs = [(q.question, gsm8k.translate(q.solution)) for q in train]
-    translated = [Row(question, program, True) for question, program in programs if program is not None]
-    kept, collisions = remove_contaminated(
-        rows + translated, [q.question for q in test_questions], text=lambda row: row.question
-    )
-    own = sum(c.item >= len(rows) for c in collisions)
-    real = kept[len(rows) - (len(collisions) - own) :]
-    facts |= {
-        "gsm8k_train": len(train),
-        "gsm8k_translated": len(translated),
-        "gsm8k_translated_share": len(translated) / len(train),
-        "contaminated_gsm8k_removed": own,
-        "contaminated_generated_removed": len(collisions) - own,
-    }
-    return kept + real * (data.gsm8k_repeats - 1), facts
+    parts = {"generated": [solution_of(p, next(forms)) for p in problems]}
+    facts: dict[str, Any] = {}
+    test_questions: list[str] = []
+    if data.gsm8k is not None:
+        train, asked = gsm8k.load(data.gsm8k)
+        programs = [(q.question, gsm8k.translate(q.solution)) for q in train]
+        parts["gsm8k"] = [Row(question, program, True) for question, program in programs if program is not None]
+        test_questions = [q.question for q in asked]
+        share = len(parts["gsm8k"]) / len(train)
+        facts |= {"gsm8k_train": len(train), "gsm8k_translated": len(parts["gsm8k"]), "gsm8k_translated_share": share}
+    if data.programs:
+        parts["programs"] = [row for path in data.programs for row in stored_programs(path) if row.question not in test]
+    kept = {}
+    for name, rows in parts.items():
+        kept[name], collisions = remove_contaminated(rows, test_questions, text=lambda row: row.question)
+        facts |= {name: len(kept[name]), f"contaminated_{name}_removed": len(collisions)}
+    return [row for rows in kept.values() for row in rows] + kept.get("gsm8k", []) * (data.gsm8k_repeats - 1), facts
+
+
+def stored_programs(path: str) -> list[Row]:
+    """Return the rows of a set in the form of TinyGSM; a program's docstring, which is its question, is left out."""
+    return [Row(item.question, split_program(item.solution or "")[1].rstrip(), True) for item in read("tinygsm", path)]
+
+
+def digest(path: str) -> str:
+    """Return the sha256 of the names and contents of a folder's files."""
+    found = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
