@@ -11,6 +11,8 @@ import pytest
 from lm.config import (
     ALiBi,
     Learned,
+    Llama3Scaling,
+    LongRope,
     MLPConfig,
     NoPositions,
     Randomised,
@@ -38,6 +40,20 @@ MODELS = {
     "sinusoidal, post": POST,
     "rotary, grouped": replace(SMALL, kv_heads=2, activation="swiglu", initialisation="lecun"),
     "rotary part, parallel": replace(SMALL, positions=Rotary(fraction=0.5), parallel=True, bias=True, tied=False),
+    "window, long rope": replace(
+        SMALL, positions=Rotary(scaling=LongRope((1.0, 1.5), (2.0, 5.0), 8, 32)), window=4, qkv_bias=True
+    ),
+    "window, two norms": replace(
+        SMALL,
+        positions=Rotary(scaling=Llama3Scaling(4.0, 1.0, 4.0, 8)),
+        window=3,
+        parallel=True,
+        shared_norm=False,
+        activation="exact_gelu",
+        bias=True,
+        head_bias=False,
+        tied=False,
+    ),
     "alibi": replace(SMALL, positions=ALiBi(), heads=3, head_width=4, kv_heads=1),
     "relative": replace(SMALL, positions=RelativeBias(8, 16), kv_heads=2, remat=True),
     "random rotary": replace(SMALL, positions=Randomised(Rotary(), 64)),
@@ -110,11 +126,12 @@ def test_eager_scores_without_segments_equal_compiled_ones_with_one(name):
 def test_no_gradient_comes_from_the_future_nor_from_another_segment(name):
     net, params, _ = model(name)
     segments = np.array([[0, 0, 1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]])
-    batch, asked = make_batch(name, segments), 5
+    batch, asked, config = make_batch(name, segments), 5, MODELS[name]
     # No token occurs twice, so the row of the table that belongs to a token says who reads it.
     table = jax.jit(jax.grad(lambda params: net.apply(params, batch).features[:, asked].std(axis=-1).sum()))(params)
     reached = np.abs(table["embedding"]["table"]).sum(axis=-1)[batch.inputs]
-    visible = (np.arange(L)[None] <= asked) & (segments == segments[:, [asked]])
+    reach = (getattr(config, "window", None) or L) * config.depth - config.depth  # a window back in every layer
+    visible = (np.arange(L) <= asked) & (np.arange(L) >= asked - reach) & (segments == segments[:, [asked]])
     assert (reached[~visible] == 0).all()
     assert (reached[visible] > 0).all()
 
@@ -166,9 +183,9 @@ def test_unrolled_blocks_equal_scanned_ones_forward_and_backward(name):
     assert_close(*results)
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (2, 40), (1, 100)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads, masked):
+def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads, window, masked):
     length, rng = 150, np.random.default_rng(0)
     q, k, v, w = (rng.standard_normal((B, heads, length, 8)).astype(np.float32) for heads in (4, kv_heads, kv_heads, 4))
     slopes = make_scheme(ALiBi(), width=32, heads=4, head_width=8)
@@ -179,7 +196,7 @@ def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads,
         def bias(queries, keys):
             return slopes.bias({}, positions[:, queries], positions[:, keys])
 
-        sizes = {} if block is None else {"block": block}
+        sizes = {"window": window} if block is None else {"window": window, "block": block}
         return jax.jit(
             jax.value_and_grad(
                 lambda qkv: (

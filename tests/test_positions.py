@@ -12,7 +12,7 @@ from lm.models.positions import alibi_slopes
 def test_rotation_is_complex_multiplication_and_leaves_the_rest_alone():
     scheme = make_scheme(Rotary(base=100.0, fraction=0.5), width=16, heads=2, head_width=8)
     positions, x = jnp.array([[0, 3, 11]]), np.random.default_rng(0).standard_normal((1, 3, 2, 8)).astype(np.float32)
-    y = np.asarray(rotate(jnp.asarray(x), scheme.rotation(positions)))
+    y = np.asarray(rotate(jnp.asarray(x), scheme.rotation(positions, slots=3)))
     angles = np.array([0, 3, 11])[:, None] * np.array([1.0, 0.1])
     turned = (x[..., :2] + 1j * x[..., 2:4]) * np.exp(1j * angles)[None, :, None]
     np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag, x[..., 4:]], axis=-1), atol=1e-5)

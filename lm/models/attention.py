@@ -50,38 +50,43 @@ def causal_attention(
     scale: float,
     segments_BL: Array | None = None,
     bias: Bias | None = None,
+    window: int | None = None,
 ) -> Array:
     """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
 
-    On CPU, queries go in blocks that read only the keys up to their own end: half the work, and it stays in cache.
+    With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks that read only the keys up to their own end: half the work, and it stays in cache.
     """
     length = q_BHLh.shape[2]
     blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
     attend = blocked_attention if blocked else plain_attention
-    return attend(q_BHLh, k_BKLh, v_BKLh, scale=scale, segments_BL=segments_BL, bias=bias)
+    return attend(q_BHLh, k_BKLh, v_BKLh, scale=scale, segments_BL=segments_BL, bias=bias, window=window)
 
 
-def plain_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None) -> Array:
+def plain_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, window=None) -> Array:
     """Attend with all scores at once."""
-    return _attend_window(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), scale, segments_BL, bias)
+    return _attend_block(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), scale, segments_BL, bias, window)
 
 
-def blocked_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, block=QUERY_BLOCK) -> Array:
+def blocked_attention(
+    q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, window=None, block=QUERY_BLOCK
+) -> Array:
     """Attend in blocks of queries."""
     length = q_BHLh.shape[2]
-    windows = [slice(start, min(start + block, length)) for start in range(0, length, block)]
-    parts = [_attend_window(q_BHLh, k_BKLh, v_BKLh, window, scale, segments_BL, bias) for window in windows]
+    blocks = [slice(start, min(start + block, length)) for start in range(0, length, block)]
+    parts = [_attend_block(q_BHLh, k_BKLh, v_BKLh, rows, scale, segments_BL, bias, window) for rows in blocks]
     return jnp.concatenate(parts, axis=2)
 
 
-def _attend_window(q_BHLh, k_BKLh, v_BKLh, window: slice, scale, segments_BL, bias) -> Array:
-    """Attend from the queries of one window to all keys up to its end."""
-    seen = slice(0, window.stop)
-    allowed = jnp.arange(window.start, window.stop)[None, None, :, None] >= jnp.arange(window.stop)[None, None, None]
+def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, scale, segments_BL, bias, window) -> Array:
+    """Attend from one block of queries to all keys that one of them may see."""
+    seen = slice(0 if window is None else max(0, rows.start - window + 1), rows.stop)
+    query_Q1, key_1S = jnp.arange(rows.start, rows.stop)[:, None], jnp.arange(seen.start, seen.stop)[None]
+    allowed_QS = key_1S <= query_Q1 if window is None else (key_1S <= query_Q1) & (key_1S > query_Q1 - window)
+    allowed = allowed_QS[None, None]
     if segments_BL is not None:
-        allowed = allowed & _same_segment(segments_BL[:, window], segments_BL[:, seen])
-    scores_BHQS = _scores(q_BHLh[:, :, window], k_BKLh[:, :, seen], scale)
-    weights_BHQS = _softmax(scores_BHQS, allowed, bias and bias(window, seen))
+        allowed = allowed & _same_segment(segments_BL[:, rows], segments_BL[:, seen])
+    scores_BHQS = _scores(q_BHLh[:, :, rows], k_BKLh[:, :, seen], scale)
+    weights_BHQS = _softmax(scores_BHQS, allowed, bias and bias(rows, seen))
     return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
 
 
@@ -107,13 +112,17 @@ def cached_attention(
     return old_BHQh + _weighted_sum(weights_BHQT[..., slots:], v_BKQh)
 
 
-def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array) -> Array:
+def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int | None = None) -> Array:
     """Return which of the cached keys, then of their own, new tokens see: [B, 1, Q, S + Q]."""
-    used_S = jnp.arange(cached_BS.shape[1]) < index
+    slots_S, slots_Q = jnp.arange(cached_BS.shape[1]), index + jnp.arange(segments_BQ.shape[1])
     causal_QQ = jnp.tri(segments_BQ.shape[1], dtype=bool)
-    old_B1QS = _same_segment(segments_BQ, cached_BS) & used_S[None, None, None]
+    old_B1QS = _same_segment(segments_BQ, cached_BS) & (slots_S < index)[None, None, None]
     new_B1QQ = _same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
-    return jnp.concatenate([old_B1QS, new_B1QQ], axis=-1)
+    allowed_B1QT = jnp.concatenate([old_B1QS, new_B1QQ], axis=-1)
+    if window is None:
+        return allowed_B1QT
+    near_QT = jnp.concatenate([slots_S, slots_Q])[None] > slots_Q[:, None] - window
+    return allowed_B1QT & near_QT[None, None]
 
 
 def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
@@ -154,6 +163,8 @@ class Attention(nn.Module):
     head_width: int
     scale: float
     use_bias: bool = False
+    qkv_bias: bool | None = None  # None: as use_bias
+    window: int | None = None  # with a cache, `Past.allowed` says what is seen
     dtype: DType = jnp.float32
     query_init: Initialiser = fan_in_normal
     kernel_init: Initialiser = fan_in_normal
@@ -167,8 +178,10 @@ class Attention(nn.Module):
         positions, past = context.positions, context.past
         batch, length = positions.shape[:2]
 
+        use_bias = self.use_bias if self.qkv_bias is None else self.qkv_bias
+
         def project(name: str, heads: int, init: Initialiser) -> Array:
-            y = Projection(heads * self.head_width, self.use_bias, self.dtype, init, name=name)(x_MD)
+            y = Projection(heads * self.head_width, use_bias, self.dtype, init, name=name)(x_MD)
             return y.reshape(batch, length, heads, self.head_width)
 
         def bias(queries_BQ: Array, keys_BS: Array) -> Array | None:
@@ -185,6 +198,7 @@ class Attention(nn.Module):
                 scale=self.scale,
                 segments_BL=context.segments,
                 bias=lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
+                window=self.window,
             )
         else:
             out_BHLh = cached_attention(

@@ -7,6 +7,7 @@ parameters in float32 whatever it computes in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,11 @@ from lm.types import Array
 Initialiser = Callable[..., Array]
 DType = Any
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "exact_gelu": partial(jax.nn.gelu, approximate=False),
+}
 GATED: dict[str, Callable[[Array], Array]] = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
 INITIALISATIONS = ("scaled", "lecun", "t5")
 

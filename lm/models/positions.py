@@ -1,7 +1,7 @@
 """Position schemes as objects: what is added to the embedding, what rotates queries and keys, what biases scores.
 
 scheme = make_scheme(Rotary(), width=64, heads=4, head_width=16)
-cos_BLR, sin_BLR = scheme.rotation(positions_BL)
+cos_BLR, sin_BLR = scheme.rotation(positions_BL, slots=512)
 
 Positions are data: ids that need not be consecutive, nor in order. A scheme holds no arrays; its learned tables
 are parameters of the model and come back as an argument. Letters: R half of the rotated width, Q new positions.
@@ -16,7 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.config import ALiBi, Learned, NoPositions, Positions, Randomised, RelativeBias, Rotary, Sinusoidal
+from lm.config import (
+    ALiBi,
+    Learned,
+    Llama3Scaling,
+    LongRope,
+    NoPositions,
+    Positions,
+    Randomised,
+    RelativeBias,
+    Rotary,
+    Sinusoidal,
+)
 from lm.strict import ConfigError, require_positive
 from lm.types import Array, Key
 
@@ -49,8 +60,8 @@ class Scheme:
         """Return what is added to the token embedding, [B, L, D], or None."""
         return None
 
-    def rotation(self, positions_BL: Array) -> tuple[Array, Array] | None:
-        """Return the cosines and sines [B, L, R] that rotate R pairs of each head, or None."""
+    def rotation(self, positions_BL: Array, slots: int) -> tuple[Array, Array] | None:
+        """Return the cosines and sines [B, L, R] that rotate R pairs of each head in data of `slots` slots, or None."""
         return None
 
     def bias(self, tables: Tables, queries_BQ: Array, keys_BS: Array) -> Array | None:
@@ -94,7 +105,7 @@ class SinusoidalScheme(Scheme):
             raise ConfigError(f"sinusoidal positions need an even model.width, got {self.width}")
 
     def embedding(self, tables: Tables, positions_BL: Array) -> Array:
-        angles_BLR = _angles(positions_BL, self.width // 2, self.config.base)
+        angles_BLR = _angles(positions_BL, _frequencies(self.width // 2, self.config.base))
         return jnp.concatenate([jnp.sin(angles_BLR), jnp.cos(angles_BLR)], axis=-1)
 
 
@@ -110,10 +121,25 @@ class RotaryScheme(Scheme):
         rotated = self.config.fraction * self.head_width
         if rotated < 2 or (self.config.fraction == 1 and self.head_width % 2):
             raise ConfigError(f"rotary positions need an even number of rotated dimensions, got {rotated:g} of a head")
+        _check_scaling(self.config.scaling, self.pairs)
 
-    def rotation(self, positions_BL: Array) -> tuple[Array, Array]:
-        angles_BLR = _angles(positions_BL, int(self.config.fraction * self.head_width) // 2, self.config.base)
-        return jnp.cos(angles_BLR), jnp.sin(angles_BLR)
+    @property
+    def pairs(self) -> int:
+        """The pairs of dimensions of each head that are rotated."""
+        return int(self.config.fraction * self.head_width) // 2
+
+    def rotation(self, positions_BL: Array, slots: int) -> tuple[Array, Array]:
+        frequencies_R, stretch = _frequencies(self.pairs, self.config.base), 1.0
+        match self.config.scaling:
+            case Llama3Scaling(factor, low, high, original):
+                turns_R = original / (2 * math.pi) * frequencies_R
+                kept_R = jnp.clip((turns_R - low) / (high - low), 0.0, 1.0)
+                frequencies_R = frequencies_R * (kept_R + (1 - kept_R) / factor)
+            case LongRope(short, long, original, longest):
+                frequencies_R = frequencies_R / jnp.asarray(long if slots > original else short, jnp.float32)
+                stretch = math.sqrt(1 + math.log(longest / original) / math.log(original))
+        angles_BLR = _angles(positions_BL, frequencies_R)
+        return stretch * jnp.cos(angles_BLR), stretch * jnp.sin(angles_BLR)
 
 
 @dataclass(frozen=True)
@@ -183,8 +209,8 @@ class RandomisedScheme(Scheme):
     def embedding(self, tables: Tables, positions_BL: Array) -> Array | None:
         return self.inner.embedding(tables, positions_BL)
 
-    def rotation(self, positions_BL: Array) -> tuple[Array, Array] | None:
-        return self.inner.rotation(positions_BL)
+    def rotation(self, positions_BL: Array, slots: int) -> tuple[Array, Array] | None:
+        return self.inner.rotation(positions_BL, slots)
 
     def bias(self, tables: Tables, queries_BQ: Array, keys_BS: Array) -> Array | None:
         return self.inner.bias(tables, queries_BQ, keys_BS)
@@ -226,6 +252,29 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
 
 
-def _angles(positions_BL: Array, count: int, base: float) -> Array:
-    frequencies_R = base ** (-jnp.arange(count, dtype=jnp.float32) / count)
+def _check_scaling(scaling: Llama3Scaling | LongRope | None, pairs: int) -> None:
+    match scaling:
+        case Llama3Scaling(factor, low, high, original):
+            require_positive("positions.scaling.factor", factor)
+            require_positive("positions.scaling.original", original)
+            if not 0 < low < high:
+                raise ConfigError(f"positions.scaling.low must lie between 0 and high, got {low} and {high}")
+        case LongRope(short, long, original, longest):
+            if not 1 < original <= longest:
+                raise ConfigError(
+                    f"positions.scaling.original must lie between 2 and longest {longest}, got {original}"
+                )
+            for name, divisors in (("short", short), ("long", long)):
+                if len(divisors) != pairs or min(divisors) <= 0:
+                    raise ConfigError(
+                        f"positions.scaling.{name} must hold {pairs} positive numbers, one a rotated pair, "
+                        f"got {len(divisors)} from {min(divisors, default=0)}"
+                    )
+
+
+def _frequencies(count: int, base: float) -> Array:
+    return base ** (-jnp.arange(count, dtype=jnp.float32) / count)
+
+
+def _angles(positions_BL: Array, frequencies_R: Array) -> Array:
     return positions_BL[..., None].astype(jnp.float32) * frequencies_R[None, None]

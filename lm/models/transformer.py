@@ -16,7 +16,7 @@ sharding rules, decay masks and growth maps match on these names:
     blocks/attention/value/kernel            [N, D, K h]
     blocks/attention/output/kernel           [N, H h, D]
     blocks/attention_post_norm/scale         [N, D]          norm_place "both"
-    blocks/feedforward_norm/scale            [N, D]          absent in parallel blocks
+    blocks/feedforward_norm/scale            [N, D]          absent in parallel blocks with a shared norm
     blocks/feedforward/gate/kernel           [N, D, F]       swiglu, geglu
     blocks/feedforward/up/kernel             [N, D, F]
     blocks/feedforward/down/kernel           [N, F, D]
@@ -53,6 +53,8 @@ class Resolved(TransformerConfig):
     kv_heads: int = 1
     head_width: int = 1
     feedforward: int = 1
+    qkv_bias: bool = False
+    head_bias: bool = False
     unroll: bool = False
 
     @property
@@ -68,7 +70,7 @@ def resolve(config: TransformerConfig) -> Resolved:
     """Return the configuration with every derived value filled in; raise ConfigError where it makes no model."""
     for name in ("vocabulary", "depth", "width", "heads", "norm_epsilon"):
         require_positive(f"model.{name}", getattr(config, name))
-    for name in ("kv_heads", "head_width", "feedforward"):
+    for name in ("kv_heads", "head_width", "feedforward", "window"):
         require_positive(f"model.{name}", 1 if getattr(config, name) is None else getattr(config, name))
     require_choice("model.activation", config.activation, (*layers.ACTIVATIONS, *layers.GATED))
     require_choice("model.norm", config.norm, ("rms", "layer"))
@@ -88,6 +90,8 @@ def resolve(config: TransformerConfig) -> Resolved:
         "kv_heads": kv_heads,
         "head_width": config.head_width or config.width // config.heads,
         "feedforward": config.feedforward or hidden,
+        "qkv_bias": config.bias if config.qkv_bias is None else config.qkv_bias,
+        "head_bias": config.bias if config.head_bias is None else config.head_bias,
         "dtype": layers.compute_dtype(config.dtype),
         "unroll": layers.unrolled(config.depth) if config.unroll is None else config.unroll,
     }
@@ -112,6 +116,8 @@ class Block(nn.Module):
             head_width=config.head_width,
             scale=1.0 if config.initialisation == "t5" else config.head_width**-0.5,
             use_bias=config.bias,
+            qkv_bias=config.qkv_bias,
+            window=config.window,
             dtype=dtype,
             query_init=inits.query,
             kernel_init=inits.kernel,
@@ -131,6 +137,7 @@ class Block(nn.Module):
         h_MD = self._enter("attention", x_MD)
         y_MD, written = attention(h_MD, context, cache)
         if config.parallel:
+            h_MD = h_MD if config.shared_norm else self._enter("feedforward", x_MD)
             return self._leave("attention", x_MD, y_MD + feedforward(h_MD)), written
         x_MD = self._leave("attention", x_MD, y_MD)
         return self._leave("feedforward", x_MD, feedforward(self._enter("feedforward", x_MD))), written
@@ -178,12 +185,12 @@ class Transformer(nn.Module):
             x_BLD = x_BLD + added_BLD.astype(dtype)
         x_BLD = nn.Dropout(config.embedding_dropout, deterministic=deterministic)(x_BLD)
 
-        context = Context(positions, segments_BL, scheme.rotation(positions), tables)
+        context = Context(positions, segments_BL, scheme.rotation(positions, slots), tables)
         x_MD = x_BLD.reshape(batch * length, config.width)
         if cache is None:
             x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
         else:
-            context, tokens = _look_back(context, cache)
+            context, tokens = _look_back(context, cache, config.window)
             x_MD, written = _extend_stack(config, self.variables["params"]["blocks"], x_MD, cache, context)
         if config.norm_place != "post":
             x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
@@ -199,7 +206,7 @@ class Transformer(nn.Module):
             # The rows of a t5 table have norm sqrt(D), where the kernel of a head would have columns of norm 1.
             scale = config.width**-0.5 if config.initialisation == "t5" else 1.0
             return Outputs(features_BLD * scale, embedding.table.T)
-        head = Weights(config.vocabulary, config.bias, inits.kernel, name="head")
+        head = Weights(config.vocabulary, config.head_bias, inits.kernel, name="head")
         return Outputs(features_BLD, *head(config.width))
 
 
@@ -223,11 +230,11 @@ def _stack(config: Resolved, deterministic: bool, initialising: bool) -> nn.Modu
     return blocks(config, deterministic, name="blocks")
 
 
-def _look_back(context: Context, cache: Cache) -> tuple[Context, dict[str, Array]]:
+def _look_back(context: Context, cache: Cache, window: int | None) -> tuple[Context, dict[str, Array]]:
     """Return the context of new tokens that also see the cached ones, and what to remember of the new ones."""
     ids_BQ = context.positions.reshape(*context.positions.shape[:2], -1)[..., 0]
     segments_BQ = jnp.ones_like(ids_BQ) if context.segments is None else context.segments
-    allowed = cache_mask(segments_BQ, cache.tokens["segments"], cache.index)
+    allowed = cache_mask(segments_BQ, cache.tokens["segments"], cache.index, window)
     positions_BT = jnp.concatenate([cache.tokens["positions"], ids_BQ], axis=1)
     seen = context._replace(segments=segments_BQ, past=Past(allowed, positions_BT))
     return seen, {"segments": segments_BQ, "positions": ids_BQ}
