@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from numbers import Rational, Real
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 from lm.strict import ConfigError
 
 DECIMALS = 3  # answers that agree to so many decimals are one answer
+SUBSETS = 50  # that a vote of fewer than all candidates is estimated from
 
 
 def majority_vote(answers: Sequence[Any]) -> Any:
@@ -24,12 +26,17 @@ def majority_vote(answers: Sequence[Any]) -> Any:
 
 def weighted_vote(answers: Sequence[Any], scores: Sequence[float]) -> Any:
     """Return the number with the largest sum of sigmoid(score) over the candidates that gave it."""
-    return _vote(answers, [0.5 * (1 + math.tanh(score / 2)) for score in scores])
+    return _vote(answers, [sigmoid(score) for score in scores])
 
 
 def best_score(answers: Sequence[Any], scores: Sequence[float]) -> Any:
     """Return the answer of the candidate with the highest score, ties to the first."""
     return answers[max(range(len(scores)), key=scores.__getitem__)]
+
+
+def sigmoid(score: float) -> float:
+    """Return 1 / (1 + exp(-score)), for any finite score."""
+    return 0.5 * (1 + math.tanh(score / 2))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -57,6 +64,66 @@ def best_at_k(correct: Sequence[bool], scores: Sequence[float], k: int) -> float
         total += share * sum(bool(correct[i]) for i in members)
         rank += len(members)
     return total
+
+
+def vote_at_k(answers: Sequence[Any], correct: Sequence[bool], k: int, scores: Sequence[float] | None = None) -> float:
+    """Return the share of subsets of k samples whose vote, weighted where there are scores, is correct.
+
+    The subset of all samples is counted once, smaller ones are SUBSETS random ones, the same at every call.
+    """
+    samples = len(answers)
+    _check_subset(samples, k)
+    weights = [1.0] * samples if scores is None else [sigmoid(score) for score in scores]
+    rng = Random(k)
+    subsets = [range(samples)] if k == samples else [rng.sample(range(samples), k) for _ in range(SUBSETS)]
+    won = 0
+    for subset in subsets:
+        answer = _vote([answers[i] for i in subset], [weights[i] for i in subset])
+        won += answer is not None and any(correct[i] for i in subset if answers[i] == answer)
+    return won / len(subsets)
+
+
+def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float:
+    """Return the chance that a correct candidate scores above a wrong one, ties counted half.
+
+    It is 0.5 where all are correct or none is.
+    """
+    below, wrong = 0.0, 0
+    order = sorted(range(len(scores)), key=scores.__getitem__)
+    for _, group in groupby(order, key=scores.__getitem__):
+        members = list(group)
+        right_here = sum(bool(correct[i]) for i in members)
+        wrong_here = len(members) - right_here
+        below += right_here * (wrong + wrong_here / 2)
+        wrong += wrong_here
+    pairs = wrong * (len(scores) - wrong)
+    return below / pairs if pairs else 0.5
+
+
+class Bin(NamedTuple):
+    """The candidates whose probability lies in one stretch: how many, how many of them correct, and their mean."""
+
+    middle: float
+    size: int
+    correct: int
+    probability: float
+
+
+def calibration(correct: Sequence[bool], scores: Sequence[float], bins: int = 10) -> tuple[float, list[Bin]]:
+    """Return the expected calibration error of sigmoid(score), and its equally wide bins that hold a candidate.
+
+    The error is the mean over candidates of |share correct - mean probability| of their bin (Guo et al. 2017).
+    """
+    members: dict[int, list[tuple[float, bool]]] = {}
+    for right, score in zip(correct, scores, strict=True):
+        probability = sigmoid(score)
+        members.setdefault(min(int(probability * bins), bins - 1), []).append((probability, bool(right)))
+    table = [
+        Bin((i + 0.5) / bins, len(held), sum(right for _, right in held), sum(p for p, _ in held) / len(held))
+        for i, held in sorted(members.items())
+    ]
+    error = sum(abs(b.correct - b.size * b.probability) for b in table) / max(len(correct), 1)
+    return error, table
 
 
 def _vote(answers: Sequence[Any], weights: Sequence[float]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,18 @@ def rate(successes: float, trials: float, z: float = 1.959964) -> Rate:
     middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2) / (1 + z * z / trials)
     return Rate(p, min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p), round(trials))
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], count: int, draws: int = 1000) -> Rate:
+    """Return a statistic of `count` units with the middle 95 % of its values on units drawn with return (Efron 1979).
+
+    `statistic` takes the indices of the units; the draws are the same at every call.
+    """
+    rng = np.random.default_rng(count)
+    values = [statistic(rng.integers(count, size=count)) for _ in range(draws)]
+    value = float(statistic(np.arange(count)))
+    low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
+    return Rate(value, min(low, value), max(high, value), count)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

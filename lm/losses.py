@@ -37,6 +37,29 @@ def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key:
     return total / jnp.maximum(count, 1e-9), metrics
 
 
+def verifier(
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, auxiliary: float = 0.3
+) -> tuple[Array, Metrics]:
+    """Return the weighted mean of the label's cross-entropy at every position, and `auxiliary` times the next token's.
+
+    The last row of the head is the value: its logit at a position is that of the sequence being right, which
+    `batch.info["labels"]` [B, L] says by 0 or 1 (Liu et al. 2023, the second term after Cobbe et al. 2021).
+    """
+    logits_BLV = apply(params, batch, key).logits
+    values_BL, labels_BL = logits_BLV[..., -1], batch.info["labels"]
+    judged_BL = jax.nn.softplus(values_BL) - labels_BL * values_BL
+    written_BL = cross_entropy(logits_BLV[..., :-1], batch.targets)
+    count = jnp.sum(batch.weights)
+    judged, written = (jnp.sum(losses_BL * batch.weights) for losses_BL in (judged_BL, written_BL))
+    total = judged + auxiliary * written
+    metrics = {
+        "loss": Mean(total, count),
+        "value_loss": Mean(judged, count),
+        "accuracy": Mean(jnp.sum(((values_BL > 0) == labels_BL) * batch.weights), count),
+    }
+    return total / jnp.maximum(count, 1e-9), metrics
+
+
 def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
     """Return the objective on batches that `augment`, where there is one, has finished with a key of its own."""
     if augment is None:
@@ -49,4 +72,4 @@ def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | Non
     return on_augmented
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"next_token": next_token})
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"next_token": next_token, "verifier": verifier})

@@ -55,7 +55,8 @@ def weights(folder: Path) -> Any:
     """Return the settled weights of a run."""
     import jax
 
-    from scripts.runs import load, read_recipe
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
     return jax.device_get(load(read_recipe(folder), folder).params)
 

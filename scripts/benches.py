@@ -109,7 +109,8 @@ def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     """Compare the final weights of an uninterrupted run with those of one killed, one moved and one split."""
     import jax
 
-    from scripts.runs import load, read_recipe
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
     def weights(name: str) -> Any:
         return jax.device_get(load(read_recipe(workdir / name), workdir / name).params)

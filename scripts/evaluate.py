@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lm.train import EVALUATE, purpose
-    from scripts.runs import load, read_recipe
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
     recipe = read_recipe(options.workdir)
     values = {name: value for name in ("task", "data") if (value := getattr(recipe, name)) is not None}

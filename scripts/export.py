@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     from lm.report.folder import OWN_FILES, RunFolder
     from lm.strict import to_json
     from lm.train import prepare
-    from scripts.runs import load, read_recipe
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
     if options.out.resolve().is_relative_to(options.workdir.resolve()):
         raise UserError(f"--out {options.out} lies in the run folder itself; name another folder")

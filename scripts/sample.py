@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lm.decode import sample
-    from scripts.runs import load, read_recipe
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
     recipe, net, source, params, _ = load(read_recipe(options.workdir), options.workdir)
     codec, task = source.codec, recipe.task

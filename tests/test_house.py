@@ -18,7 +18,7 @@ STOREYS = (
     {"models", "mesh"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interop", "interrupt"},
     {"start", "train", "evaluate", "decode", "candidates"},
-    {"sweep"},
+    {"sweep", "trained"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "yaml.load", "torch.load", "jax.config.update", "os.system"}

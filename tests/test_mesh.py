@@ -17,7 +17,8 @@ from lm.config import MeshConfig, MLPConfig, RNNConfig, TransformerConfig
 from lm.mesh import AXES, make_mesh, parameter_spec, state_shardings
 from lm.models import build
 from lm.strict import ConfigError
-from scripts.runs import load, read_recipe
+from lm.trained import load
+from scripts.runs import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 EIGHT = AbstractMesh((2, 2, 2), AXES)

@@ -12,6 +12,7 @@ from lm.transforms.ema import Average, ema
 from lm.transforms.looped import looped
 from lm.transforms.majority import majority
 from lm.transforms.stacking import Stage, grow, index_map, preserved, stages_from, stages_of
+from lm.transforms.value_row import value_row
 from lm.transforms.wrap import wrap
 from lm.types import Net, Params, Transform
 
@@ -23,6 +24,8 @@ __all__ = [
     "Stage", "grow", "index_map", "preserved", "stages_from", "stages_of",
     # averages
     "Average", "ema",
+    # verifiers
+    "value_row",
 ]  # fmt: skip
 
 
