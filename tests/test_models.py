@@ -32,7 +32,8 @@ B, L, V = 2, 10, 23
 SMALL = TransformerConfig(vocabulary=V, depth=2, width=16, heads=4, unroll=False)
 T5 = replace(SMALL, head_width=8, activation="geglu", norm_place="both", initialisation="t5", positions=Learned(32))
 POST = replace(SMALL, positions=Sinusoidal(), norm="layer", norm_place="post", activation="relu", tied=False)
-
+LONG, SLOW = LongRope((1.0, 1.5), (2.0, 5.0), 8, 32), Llama3Scaling(4.0, 1.0, 4.0, 8)
+TWO_NORMS = {"parallel": True, "shared_norm": False, "activation": "exact_gelu", "bias": True, "head_bias": False}
 MODELS = {
     "none": replace(SMALL, positions=NoPositions()),
     "learned, t5": T5,
@@ -40,20 +41,8 @@ MODELS = {
     "sinusoidal, post": POST,
     "rotary, grouped": replace(SMALL, kv_heads=2, activation="swiglu", initialisation="lecun"),
     "rotary part, parallel": replace(SMALL, positions=Rotary(fraction=0.5), parallel=True, bias=True, tied=False),
-    "window, long rope": replace(
-        SMALL, positions=Rotary(scaling=LongRope((1.0, 1.5), (2.0, 5.0), 8, 32)), window=4, qkv_bias=True
-    ),
-    "window, two norms": replace(
-        SMALL,
-        positions=Rotary(scaling=Llama3Scaling(4.0, 1.0, 4.0, 8)),
-        window=3,
-        parallel=True,
-        shared_norm=False,
-        activation="exact_gelu",
-        bias=True,
-        head_bias=False,
-        tied=False,
-    ),
+    "window, long rope": replace(SMALL, positions=Rotary(scaling=LONG), window=2, qkv_bias=True),
+    "window, two norms": replace(POST, positions=Rotary(scaling=SLOW), window=2, norm_place="pre", **TWO_NORMS),
     "alibi": replace(SMALL, positions=ALiBi(), heads=3, head_width=4, kv_heads=1),
     "relative": replace(SMALL, positions=RelativeBias(8, 16), kv_heads=2, remat=True),
     "random rotary": replace(SMALL, positions=Randomised(Rotary(), 64)),

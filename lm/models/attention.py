@@ -54,7 +54,8 @@ def causal_attention(
 ) -> Array:
     """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
 
-    With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks that read only the keys up to their own end: half the work, and it stays in cache.
+    With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks
+    that read only the keys they may see: half the work, and it stays in cache.
     """
     length = q_BHLh.shape[2]
     blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
