@@ -28,5 +28,5 @@ clean:
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cambium needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[data,text,vision,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[data,text,vision,hf,dev]'
 	@touch $(READY)

@@ -25,6 +25,10 @@ SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|code|>", "<|text|>")
 # space or underscore before it (so that snake_case shares its words with the text), punctuation, other space.
 PIECE = re.compile(r"\n *| {2,}|\d|[ _]?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s")
 
+# The same pieces for the `tokenizers` library, whose \w, \d and \s hold other characters than Python's.
+SPACES = r"\s\x1c-\x1f"
+PIECE_ELSEWHERE = rf"\n *| {{2,}}|\p{{Nd}}|[ _]?[\p{{L}}\p{{Nl}}\p{{No}}]+| ?[^{SPACES}\p{{L}}\p{{N}}]+|[{SPACES}]"
+
 # How byte-level BPE writes a space and a newline; the first merges make 2, 4, newline + 4 and 8 spaces.
 SPACE, NEWLINE = "\u0120", "\u010a"
 INDENTS = ((SPACE, SPACE), (SPACE * 2, SPACE * 2), (NEWLINE, SPACE * 4), (SPACE * 4, SPACE * 4))
@@ -107,6 +111,15 @@ class Codec:
             if not 0 <= i < self.vocabulary:
                 raise ValueError(f"token id {i} is not in 0..{self.vocabulary - 1}")
         return self._tokenizer.decode([i for i in ids if i >= len(SPECIALS)])
+
+    def tokenizer_json(self) -> str:
+        """Return the codec as a tokenizer.json, which splits text into pieces by itself."""
+        from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+        whole = Tokenizer.from_str(self._tokenizer.to_str())
+        pieces = pre_tokenizers.Split(Regex(PIECE_ELSEWHERE), "isolated")
+        whole.pre_tokenizer = pre_tokenizers.Sequence([pieces, self._tokenizer.pre_tokenizer])
+        return whole.to_str(pretty=True)
 
     @property
     def digest(self) -> str:

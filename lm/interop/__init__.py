@@ -38,3 +38,10 @@ def load_codec(path: str | Path) -> Any:
     from lm.interop.tokenizer import load_codec
 
     return load_codec(path)
+
+
+def export_model(config: TransformerConfig, params: Params, folder: str | Path, **settings: Any) -> str:
+    """Write a model as a folder that `transformers` loads; see `lm.interop.export`."""
+    from lm.interop.export import export_model
+
+    return export_model(config, params, folder, **settings)

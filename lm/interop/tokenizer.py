@@ -96,6 +96,10 @@ class PretrainedCodec:
                 raise ValueError(f"token id {i} is not in 0..{self.vocabulary - 1}")
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
+    def tokenizer_json(self) -> str:
+        """Return the tokenizer as a tokenizer.json."""
+        return self._tokenizer.to_str(pretty=True)
+
     @cached_property
     def digest(self) -> str:
         """The sha256 of tokenizer and special ids, in hex."""

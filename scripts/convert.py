@@ -1,0 +1,60 @@
+"""Write a run's model as a folder that `transformers` loads (export), or say what a folder or file holds (inspect)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lm.exits import main_guard
+from scripts.cli import first_name, parse, pick
+
+
+@dataclass(frozen=True)
+class Export:
+    workdir: Path  # a run folder
+    out: Path  # a new folder
+    family: str | None = None  # llama, qwen2, mistral, phi3, phi, gpt_neox, gpt2; None: the first that fits
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Inspect:
+    model: Path  # a folder with config.json, or a .gguf file
+
+
+def export(options: Export) -> None:
+    from lm.interop import export_model
+    from scripts.runs import load, read_recipe
+
+    trained = load(read_recipe(options.workdir), options.workdir)
+    given = getattr(trained.recipe.data, "tokenizer", None)
+    tokenizer = given if given is not None and Path(given).is_dir() else trained.source.codec
+    model, settings = trained.recipe.model, {"family": options.family, "dtype": options.dtype}
+    family = export_model(model, trained.params, options.out, tokenizer_from=tokenizer, **settings)
+    print(f"step {trained.step} as a {family} in {options.out}")
+
+
+def inspect(options: Inspect) -> None:
+    import jax
+
+    from lm.interop import load_model
+    from lm.strict import to_json
+
+    config, params = load_model(options.model)
+    print(f"{to_json(config)}\n{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
+
+
+def main(argv: list[str]) -> None:
+    commands = {"export": (Export, export), "inspect": (Inspect, inspect)}
+    name, rest = first_name(argv, commands, "convert.py", "COMMAND", __doc__)
+    form, run = pick(commands, name, "command")
+    run(parse(form, rest, f"convert.py {name}", __doc__))
+
+
+if __name__ == "__main__":
+    main_guard(main)
