@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import combinations, groupby
 from numbers import Rational, Real
 from random import Random
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lm.strict import ConfigError
 
 DECIMALS = 3  # answers that agree to so many decimals are one answer
-SUBSETS = 50  # that a vote of fewer than all candidates is estimated from
+SUBSETS = 50  # that a vote of some of the candidates is estimated from
 
 
 def majority_vote(answers: Sequence[Any]) -> Any:
@@ -69,13 +69,16 @@ def best_at_k(correct: Sequence[bool], scores: Sequence[float], k: int) -> float
 def vote_at_k(answers: Sequence[Any], correct: Sequence[bool], k: int, scores: Sequence[float] | None = None) -> float:
     """Return the share of subsets of k samples whose vote, weighted where there are scores, is correct.
 
-    The subset of all samples is counted once, smaller ones are SUBSETS random ones, the same at every call.
+    All subsets are counted where they are at most SUBSETS, else so many random ones, the same at every call.
     """
     samples = len(answers)
     _check_subset(samples, k)
     weights = [1.0] * samples if scores is None else [sigmoid(score) for score in scores]
-    rng = Random(k)
-    subsets = [range(samples)] if k == samples else [rng.sample(range(samples), k) for _ in range(SUBSETS)]
+    if math.comb(samples, k) <= SUBSETS:
+        subsets = list(combinations(range(samples), k))
+    else:
+        rng = Random(k)
+        subsets = [tuple(rng.sample(range(samples), k)) for _ in range(SUBSETS)]
     won = 0
     for subset in subsets:
         answer = _vote([answers[i] for i in subset], [weights[i] for i in subset])

@@ -21,8 +21,10 @@ from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.math.data import MathData
+from tasks.math.duo_study import TINYGSM_VERIFIER
 from tasks.math.tinygsm import TinyGSM, tinygsm_cpu, tinygsm_grown_cpu
 from tasks.math.tinygsm_study import TINYGSM
+from tasks.math.verifier import Verifier
 from tasks.task import Experiment, Task
 from tasks.training.majority import (
     cifar10_resnet20_majority_full,
@@ -48,7 +50,18 @@ from tasks.vision.stored import (
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
     {
         task.name: task
-        for task in (FlipFlop, ModularArithmetic, Addition, Sorting, TinyGSM, Digits, Shapes, Cifar, ImageFolder)
+        for task in (
+            FlipFlop,
+            ModularArithmetic,
+            Addition,
+            Sorting,
+            TinyGSM,
+            Verifier,
+            Digits,
+            Shapes,
+            Cifar,
+            ImageFolder,
+        )
     }
 )
 
@@ -88,7 +101,15 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         experiment.name: experiment
-        for experiment in (FLIP_FLOP, POSITION_COUPLING, GROKKING, TINYGSM, STACKING, MAJORITY_KERNELS)
+        for experiment in (
+            FLIP_FLOP,
+            POSITION_COUPLING,
+            GROKKING,
+            TINYGSM,
+            TINYGSM_VERIFIER,
+            STACKING,
+            MAJORITY_KERNELS,
+        )
     }
 )
 

@@ -303,6 +303,7 @@ def test_the_report_is_one_page_that_loads_nothing_and_escapes_everything(tmp_pa
         "name, error, question and prediction twice, configuration, stamp"
     )
     assert "98,765" not in page.text, "the table counts examples"
+    assert text.count("by size over size") == 1, "all metrics of numbered slices share a chart"
     for words in (
         "50.0 %",
         "95 % interval 25.0 – 75.0 %",

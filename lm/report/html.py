@@ -157,10 +157,7 @@ def _slices(summary: Mapping[str, Any]) -> str:
     sections = []
     for slicing, parts in summary.get("slices", {}).items():
         metrics = list(dict.fromkeys(metric for rates in parts.values() for metric in rates))
-        charts = []
-        for metric in metrics:
-            rates = {part: rates[metric] for part, rates in parts.items() if metric in rates}
-            charts.append(_slice_chart(slicing, metric, rates, summary.get("trained", {}).get(slicing)))
+        charts = _slice_charts(slicing, metrics, parts, summary.get("trained", {}).get(slicing))
         head = [slicing, "examples", *(column for metric in metrics for column in (_words(metric), "95 % interval"))]
         rows = [
             # the fewest are the examples themselves, where another metric counts their tokens
@@ -174,23 +171,22 @@ def _slices(summary: Mapping[str, Any]) -> str:
     return "".join(sections)
 
 
-def _slice_chart(slicing: str, metric: str, rates: Mapping[str, Any], trained: list[float] | None) -> str:
-    columns = [[rate[name] for rate in rates.values()] for name in ("value", "low", "high")]
-    numeric = all(_is_number(part) for part in rates) and len(rates) > 2
-    if numeric:
-        order = sorted(range(len(rates)), key=lambda i: float(list(rates)[i]))
-        x = [float(list(rates)[i]) for i in order]
-        value, low, high = ([column[i] for i in order] for column in columns)
-        series = Series(_words(metric), x, value, low, high)
-        return line_chart(
-            [series],
-            x_label=slicing,
-            y_label=_words(metric),
-            y_range=(0.0, 1.0),
-            percent=True,
-            shaded=None if trained is None else (trained[0], trained[1]),
-        )
-    return f"<div><h3>{escape(_words(metric))}</h3>{bar_chart(list(rates), *columns)}</div>"
+def _slice_charts(slicing: str, metrics: list[str], parts: Mapping[str, Any], trained: list[float] | None) -> list[str]:
+    """Return one chart with a line a metric where the parts are numbers, else bars, a chart a metric."""
+    columns = {m: {part: rates[m] for part, rates in parts.items() if m in rates} for m in metrics}
+    if not (all(_is_number(part) for part in parts) and len(parts) > 2):
+        bars = {
+            m: bar_chart(list(rates), *([r[name] for r in rates.values()] for name in ("value", "low", "high")))
+            for m, rates in columns.items()
+        }
+        return [f"<div><h3>{escape(_words(m))}</h3>{bar}</div>" for m, bar in bars.items()]
+    series = []
+    for m, rates in columns.items():
+        points = sorted((float(part), rate["value"], rate["low"], rate["high"]) for part, rate in rates.items())
+        series.append(Series(_words(m), *map(list, zip(*points, strict=True))))
+    shaded = None if trained is None else (trained[0], trained[1])
+    label = series[0].name if len(series) == 1 else f"by {slicing}"
+    return [line_chart(series, x_label=slicing, y_label=label, y_range=(0.0, 1.0), percent=True, shaded=shaded)]
 
 
 def _examples(samples: list[dict[str, Any]]) -> str:
