@@ -22,7 +22,15 @@ from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
-from tasks.math.tinygsm import TinyGSM, tinygsm_cpu, tinygsm_grown_cpu
+from tasks.math.recipes import (
+    tinygsm_125m_full,
+    tinygsm_350m_full,
+    tinygsm_1300m_full,
+    tinygsm_cpu,
+    tinygsm_grown_cpu,
+    tinygsm_varied_cpu,
+)
+from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.math.verifier import Verifier
 from tasks.task import Experiment, Task
@@ -82,6 +90,10 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             sorting_full,
             tinygsm_cpu,
             tinygsm_grown_cpu,
+            tinygsm_varied_cpu,
+            tinygsm_125m_full,
+            tinygsm_350m_full,
+            tinygsm_1300m_full,
             digits_resnet_cpu,
             shapes_resnet_cpu,
             cifar10_resnet20_full,

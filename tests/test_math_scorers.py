@@ -2,7 +2,9 @@
 
 import dataclasses
 import doctest
+import json
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from tasks.math import problem as problem_module
 from tasks.math.data import MathData, build, document, held_out, mix, prompt, training_problems
 from tasks.math.generator import problem
 from tasks.math.interpreter import run
+from tasks.math.recipes import tinygsm_cpu
 from tasks.math.scorers import gold_answer, grade, grade_text, last_number
-from tasks.math.tinygsm import Asked, TinyGSM, tally, tinygsm_cpu
+from tasks.math.tinygsm import SPLITS, Asked, TinyGSM, tally
+from tasks.math.words import HELD_OUT_THEMES, themes
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 needs_gsm8k = pytest.mark.skipif(
@@ -140,6 +144,43 @@ def test_training_and_test_share_no_question_and_no_new_skeleton():
     assert problem(0, 0, **settings) not in first
 
 
+def test_each_split_holds_what_it_is_named_for_and_training_holds_none_of_it():
+    settings = TinyGSM(grammar="full", max_steps=5).settings
+    splits = held_out(DATA, settings, 25, SPLITS)
+    flags = {"in_distribution": (False, False), "new_skeleton": (True, False), "new_theme": (False, True)}
+    for split, problems in splits.items():
+        assert len({p.question for p in problems}) == 25
+        assert all(p.steps in ((6, 7) if split == "deeper" else (1, 2, 3, 4, 5)) for p in problems), split
+        assert all((p.new_skeleton, p.new_theme) == flags[split] for p in problems if split in flags), split
+        assert all(p.distractor for p in problems if split == "distractor")
+    held = {word for things in (themes()[theme] for theme in HELD_OUT_THEMES) for pair in things for word in pair}
+    stream = training_problems(DATA, settings, set())
+    first = [next(stream) for _ in range(400)]
+    assert not any(p.new_theme or p.new_skeleton or held & set(re.findall(r"[a-z-]+", p.question)) for p in first)
+    assert all(held & set(re.findall(r"[a-z-]+", p.question)) for p in splits["new_theme"])
+
+
+def test_published_sets_are_examined_and_sets_of_programs_join_the_corpus(tmp_path):
+    (tmp_path / "svamp").mkdir()
+    rows = [{"Body": "Ann has 3 cats.", "Question": "How many?", "Answer": 3.0, "Equation": "3"}]
+    (tmp_path / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
+    task = TinyGSM(test_count=2, splits=("in_distribution",), tests=(f"svamp={tmp_path / 'svamp'}",))
+    asked = task._questions(DATA)
+    assert [a.split for a in asked] == ["in_distribution"] * 2 + ["svamp"] and asked[-1].answer == 3
+    graded = tally(asked, ["?", "?", "def f():\n    return 3"]).metrics
+    assert graded["svamp_strict"].value == 1 and graded["execution_accuracy"].value == 0
+    code = (
+        'def simple_math_problem() -> int:\n    """\n    Six and one?\n    """\n    result = 6 + 1\n    return result\n'
+    )
+    (tmp_path / "programs").mkdir()
+    stored = [{"question": "Six and one?", "code": code}, {"question": asked[0].question, "code": code}]
+    (tmp_path / "programs" / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stored))
+    data = dataclasses.replace(DATA, problems=0, programs=(str(tmp_path / "programs"),))
+    (row,), facts = mix(data, task.settings, {asked[0].question})
+    assert row.question == "Six and one?" and '"""' not in row.solution and run(row.solution).value == 7
+    assert facts["programs"] == 1 and facts["generated"] == 0
+
+
 def test_the_corpus_is_found_again_and_spells_whole_documents(built, monkeypatch):
     assert built.facts["documents"] == 300
     batch = Corpus(built.folder, "train", batch_size=2, seed=0).at(0)
@@ -192,6 +233,10 @@ def test_perfect_and_spoiled_answers_are_counted_where_they_belong(built):
         lambda: MathData(solutions=()),
         lambda: TinyGSM(min_steps=3, max_steps=2),
         lambda: TinyGSM(distractor=1.5),
+        lambda: TinyGSM(grammar="large"),
+        lambda: TinyGSM(splits=("new_theme",)),
+        lambda: TinyGSM(splits=("deeper",), max_steps=8),
+        lambda: TinyGSM(tests=("swamp=here",)),
         lambda: TinyGSM().source(dataclasses.replace(tinygsm_cpu(), data=None), Path(".")),
         lambda: TinyGSM().source(dataclasses.replace(tinygsm_cpu(), data=MathData(vocabulary=4096)), Path(".")),
     ],

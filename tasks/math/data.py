@@ -6,8 +6,9 @@ What the corpus is made of decides its facts; a folder that holds a corpus with 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from lm.data import Codec, Document, build_corpus, remove_contaminated
 from lm.strict import ConfigError, require_choice, require_positive
 from tasks.math import gsm8k
 from tasks.math.benchmarks import read, split_program
-from tasks.math.generator import problem
+from tasks.math.generator import STEP_WEIGHTS, problem
 from tasks.math.problem import Problem, figure
 
 HELD_OUT = 1 << 40  # test problems have indices from here on
@@ -92,25 +93,40 @@ def solution_of(p: Problem, form: str) -> Row:
     return Row(p.question, texts[form], form == "program")
 
 
-def held_out(data: MathData, settings: dict[str, Any], count: int) -> dict[str, list[Problem]]:
-    """Return `count` test problems with skeletons that training knows and `count` with new ones."""
-    splits: dict[str, list[Problem]] = {"in_distribution": [], "new_skeleton": []}
-    index = HELD_OUT
-    while min(map(len, splits.values())) < count:
-        p = problem(data.seed, index, **settings)
-        splits["new_skeleton" if p.new_skeleton else "in_distribution"].append(p)
-        index += 1
-    return {name: problems[:count] for name, problems in splits.items()}
+def held_out(
+    data: MathData, settings: dict[str, Any], count: int, splits: Sequence[str] = ("in_distribution", "new_skeleton")
+) -> dict[str, list[Problem]]:
+    """Return `count` test problems of each split, none of which training sees.
+
+    in_distribution: like training. new_skeleton: kinds and phrasings in an order that training never shows.
+    new_theme: about objects of another theme. deeper: one or two steps more. distractor: each with an idle remark.
+    """
+    low, high = settings["steps"]
+    deeper = settings | {"steps": (high + 1, min(high + 2, len(STEP_WEIGHTS)))}
+    streams = {  # settings, and which problems belong to the split
+        "in_distribution": (settings, lambda p: not (p.new_skeleton or p.new_theme)),
+        "new_skeleton": (settings, lambda p: p.new_skeleton and not p.new_theme),
+        "new_theme": (settings, lambda p: p.new_theme and not p.new_skeleton),
+        "deeper": (deeper, lambda p: not p.new_theme),
+        "distractor": (
+            settings | {"distractor": 1.0},
+            lambda p: p.distractor and not (p.new_skeleton or p.new_theme),
+        ),
+    }
+    found = {}
+    for split in splits:
+        stream, belongs = streams[split]
+        problems = (problem(data.seed, index, **stream) for index in itertools.count(HELD_OUT))
+        found[split] = list(islice(filter(belongs, problems), count))
+    return found
 
 
 def training_problems(data: MathData, settings: dict[str, Any], test: set[str]) -> Iterator[Problem]:
-    """Yield problems without end, none of a held-out skeleton and none with a question of the test."""
-    index = 0
-    while True:
+    """Yield problems without end, none of a held-out skeleton or theme and none with a question of the test."""
+    for index in itertools.count():
         p = problem(data.seed, index, **settings)
-        if not p.new_skeleton and p.question not in test:
+        if not (p.new_skeleton or p.new_theme or p.question in test):
             yield p
-        index += 1
 
 
 def build(data: MathData, settings: dict[str, Any], test: set[str], folder: Path) -> Built:

@@ -8,10 +8,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-SUM, PRODUCT, ATOM = 1, 2, 3  # how tightly a term binds, for parentheses
+from tasks.math.words import HELD_OUT_THEMES
+
+SUM, PRODUCT, POWER, ATOM = 1, 2, 3, 4  # how tightly a term binds, for parentheses
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,24 @@ class Term:
     def __truediv__(self, other: Term) -> Term:
         return self._join("/", self.value / other.value, other, PRODUCT)
 
+    def __mod__(self, other: Term) -> Term:
+        return self._join("%", self.value % other.value, other, PRODUCT)
+
+    def __pow__(self, other: Term) -> Term:
+        (base, base_digits), (power, power_digits) = self._within(ATOM), other._within(ATOM)
+        value = self.value ** int(other.value)
+        return Term(Fraction(value), f"{base} ** {power}", f"{base_digits}**{power_digits}", POWER)
+
+    def ceil(self) -> Term:
+        """Return the quantity rounded up."""
+        return Term(Fraction(math.ceil(self.value)), f"math.ceil({self.code})", f"math.ceil({self.digits})")
+
+    def _within(self, binding: int) -> tuple[str, str]:
+        """Return code and digits, in parentheses unless they bind so tightly."""
+        return (self.code, self.digits) if self.binding >= binding else (f"({self.code})", f"({self.digits})")
+
     def _join(self, sign: str, value: Fraction, other: Term, binding: int) -> Term:
-        left = (self.code, self.digits) if self.binding >= binding else (f"({self.code})", f"({self.digits})")
-        right = (other.code, other.digits) if other.binding > binding else (f"({other.code})", f"({other.digits})")
+        left, right = self._within(binding), other._within(binding + 1)
         return Term(value, f"{left[0]} {sign} {right[0]}", f"{left[1]}{sign}{right[1]}", binding)
 
 
@@ -61,7 +79,7 @@ class Problem:
     """A word problem with its solution as a program and as text.
 
     `kinds` are the step kinds in order; `skeleton` spells kinds and phrasings without what fills their slots;
-    `distractor` is the sentence that does not matter, or "".
+    `theme` names that of the objects, or is "" where none is told of; `distractor` is the sentence that does not matter, or "".
     """
 
     question: str
@@ -70,6 +88,7 @@ class Problem:
     answer: Fraction
     kinds: tuple[str, ...]
     skeleton: str
+    theme: str = ""
     distractor: str = ""
 
     @property
@@ -80,3 +99,8 @@ class Problem:
     def new_skeleton(self) -> bool:
         """Whether the skeleton belongs to the tenth that training never sees."""
         return int.from_bytes(hashlib.blake2b(self.skeleton.encode(), digest_size=8).digest()) % 10 == 0
+
+    @property
+    def new_theme(self) -> bool:
+        """Whether the objects are of a theme that training never sees."""
+        return self.theme in HELD_OUT_THEMES

@@ -73,6 +73,8 @@ class Step:
     owners: int = 0  # at least so many must own something
     variable: str | None = None
     weight: float = 1.0  # how often it is told, against the other steps that are possible
+    shows: Callable[..., Mapping[str, Fraction]] | None = None  # numbers to tell that follow from those drawn
+    fits: Callable[..., bool] | None = None  # says of a story whether the step can come next
 
 
 def between(low: int, high: int) -> Draw:

@@ -15,7 +15,7 @@ teacher model, an interpreter over the syntax tree that of its executor:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -23,29 +23,34 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from lm.config import Growth, MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import Recipe
 from lm.evaluate import rate
-from lm.strict import ConfigError
+from lm.exits import UserError
+from lm.strict import ConfigError, require_choice
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
-from tasks.math import gsm8k
+from tasks.math.benchmarks import DATA_SETS, read
 from tasks.math.data import HELD_OUT, MathData, build, held_out, prompt
 from tasks.math.generator import STEP_WEIGHTS, problem
+from tasks.math.grammar import GRAMMARS
 from tasks.math.problem import Problem, figure
 from tasks.math.scorers import Grade, grade, grade_text
 from tasks.task import Task
 
 LONGEST_SOLUTION = 160  # tokens
 SHOWN = 6  # examples kept right and wrong of each split
-# Each split's names for: the executed result is right, so is it or the last number written, the program runs.
-METRICS = {
-    "in_distribution": ("execution_accuracy", "lenient_accuracy", "executable"),
-    "new_skeleton": ("new_skeleton_accuracy", "new_skeleton_lenient", "new_skeleton_executable"),
-    "gsm8k": ("gsm8k_strict", "gsm8k_lenient", "gsm8k_executable"),
-}
+SPLITS = ("in_distribution", "new_skeleton", "new_theme", "deeper", "distractor")
+COLUMNS = ("execution_accuracy", "lenient_accuracy", "executable")  # as programs are graded
+
+
+def metrics_of(split: str) -> tuple[str, ...]:
+    """Return a split's names for: the result is right, so is it or the last number written, the program runs."""
+    if split == "in_distribution":
+        return COLUMNS
+    return tuple(f"{split}_{name}" for name in ("accuracy" if split in SPLITS else "strict", "lenient", "executable"))
 
 
 class Asked(NamedTuple):
-    """A test question with what decides its slices; `problem` is None for questions of GSM8K."""
+    """A test question with what decides its slices; `problem` is None for questions of published sets."""
 
     question: str
     answer: Fraction
@@ -64,7 +69,10 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class TinyGSM(Task):
-    """Word problems of `min_steps` to `max_steps` steps, a share `distractor` of them with an idle remark."""
+    """Word problems of `min_steps` to `max_steps` steps, a share `distractor` of them with an idle remark.
+
+    `splits` are the generated test sets, of `test_count` problems each. `tests` are published ones, as NAME=FOLDER.
+    """
 
     name: ClassVar[str] = "tinygsm"
     size_name: ClassVar[str] = "steps"
@@ -72,7 +80,10 @@ class TinyGSM(Task):
     min_steps: int = 1
     max_steps: int = 4
     distractor: float = 0.3
+    grammar: str = "small"  # small: 28 kinds of steps; full: 77, with more phrasings, names and things
+    splits: tuple[str, ...] = ("in_distribution", "new_skeleton")
     test_count: int = 500  # of each split
+    tests: tuple[str, ...] | None = None
 
     def __post_init__(self):
         most = len(STEP_WEIGHTS)
@@ -83,11 +94,22 @@ class TinyGSM(Task):
             )
         if not 0 <= self.distractor <= 1:
             raise ConfigError(f"task.distractor must lie in 0..1, got {self.distractor}")
+        require_choice("task.grammar", self.grammar, GRAMMARS)
+        for split in self.splits:
+            require_choice("task.splits", split, SPLITS)
+        if "new_theme" in self.splits and self.grammar == "small":
+            raise ConfigError("task.splits: new_theme needs task.grammar full, the small one has a single theme")
+        if "deeper" in self.splits and self.max_steps == most:
+            raise ConfigError(f"task.splits: nothing is deeper than task.max_steps {most}")
+        for test in self.tests or ():
+            require_choice("task.tests (as NAME=FOLDER)", test.partition("=")[0], tuple(DATA_SETS))
 
     @property
     def settings(self) -> dict[str, Any]:
         """The generator's keyword arguments."""
-        return {"steps": (self.min_steps, self.max_steps), "distractor": self.distractor}
+        return {
+            "steps": (self.min_steps, self.max_steps), "distractor": self.distractor, "grammar": self.grammar,
+        }  # fmt: skip
 
     @property
     def train_sizes(self) -> tuple[int, int]:
@@ -125,11 +147,18 @@ class TinyGSM(Task):
         return Source(draw=None, at=corpus.at, evaluate=evaluate, facts=facts, codec=built.codec, prompt=ask)
 
     def _questions(self, data: MathData) -> list[Asked]:
-        splits = held_out(data, self.settings, self.test_count)
+        splits = held_out(data, self.settings, self.test_count, self.splits)
         asked = [Asked(p.question, p.answer, split, p) for split, problems in splits.items() for p in problems]
-        if data.gsm8k is not None:
-            asked += [Asked(q.question, q.answer, "gsm8k") for q in gsm8k.load(data.gsm8k)[1]]
-        return asked
+        tests = [] if data.gsm8k is None else [("gsm8k", "gsm8k_test", data.gsm8k)]
+        tests += [(name, name, folder) for name, _, folder in (test.partition("=") for test in self.tests or ())]
+        return asked + [a for split, name, folder in tests for a in _published(split, name, folder)]
+
+
+def _published(split: str, name: str, folder: str) -> Iterator[Asked]:
+    for item in read(name, folder):
+        if not isinstance(item.answer, Fraction):
+            raise UserError(f"task.tests: the answers of {name} are no numbers, which programs are examined by")
+        yield Asked(item.question, item.answer, split)
 
 
 def examine(net: Net, params: Params, codec: Any, asked: Sequence[Asked], programs: bool, key: Key) -> Evaluation:
@@ -160,8 +189,8 @@ def tally(asked: Sequence[Asked], completions: Sequence[str], programs: bool = T
     for (slicing, name), rows in sorted(counts.items()):
         rates = [rate(sum(column), len(rows)) for column in zip(*rows, strict=True)]
         if slicing == "split":
-            metrics |= zip(METRICS[name], rates, strict=True)
-        slices[slicing][name] = dict(zip(METRICS["in_distribution"], rates, strict=True))
+            metrics |= zip(metrics_of(name), rates, strict=True)
+        slices[slicing][name] = dict(zip(COLUMNS, rates, strict=True))
     return Evaluation(metrics, dict(slices), list(chain.from_iterable(shown.values())))
 
 
@@ -176,41 +205,3 @@ def _example(a: Asked, completion: str, graded: Grade) -> dict[str, Any]:
         "steps": a.problem.steps if a.problem else None,
         "split": a.split,
     }
-
-
-def tinygsm_cpu() -> Recipe:
-    """A decoder of 3 layers, 724,864 parameters, writes programs for problems of 1-4 steps.
-
-    Liu et al. 2023. 1,000 steps of 16 windows, median of three seeds: greedy execution accuracy 95.0 % (92.2 to
-    95.4) on 500 held-out problems and 91.4 % (90.6 to 94.0) on 500 with new skeletons. A run takes 3 min 38 s
-    on 2 CPU cores. The step kinds differ: with seed 0, 68 % of the problems with a "fraction" step are right,
-    and all of those with "saving".
-    python scripts/train.py tinygsm_cpu
-    """
-    return Recipe(
-        name="tinygsm_cpu",
-        task=TinyGSM(),
-        data=MathData(),
-        model=TransformerConfig(vocabulary=1024, depth=3, width=128, heads=4, activation="swiglu"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.98, final_fraction=0.01),
-        train=TrainConfig(steps=1000, batch_size=16),
-    )
-
-
-def tinygsm_grown_cpu() -> Recipe:
-    """The same decoder grown from 1 to 3 layers by stacking, with majority kernels of 3 copies on the way.
-
-    Agarwal et al. 2024 and Mazzawi et al. 2024 on the task of Liu et al. 2023. The rate stays at its peak until
-    the last stage, which is half of the steps. Twice the steps of tinygsm_cpu: after as many (seed 0) growth alone
-    solves 80.0 % of the held-out problems, with copies begun as one draw 67.6 %, with independent ones 20.0 %.
-    python scripts/train.py tinygsm_grown_cpu
-    """
-    plain = tinygsm_cpu()
-    return replace(
-        plain,
-        name="tinygsm_grown_cpu",
-        optimizer=replace(plain.optimizer, schedule="wsd", decay_fraction=0.5),
-        train=replace(plain.train, steps=2000),
-        growth=Growth(depths=(1, 2, 3)),
-        transforms=(MajorityKernels(factor=3, initialisation="shared"),),
-    )

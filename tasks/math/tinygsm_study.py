@@ -9,7 +9,7 @@ from lm.strict import override
 from lm.train import fit
 from tasks.math.generator import problem
 from tasks.math.scorers import grade
-from tasks.math.tinygsm import tinygsm_cpu
+from tasks.math.recipes import tinygsm_cpu
 from tasks.task import Claim, Experiment
 
 PAPER = "TinyGSM (Liu et al. 2023)"
