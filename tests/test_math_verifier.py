@@ -4,6 +4,7 @@ import json
 import shutil
 from fractions import Fraction
 from itertools import combinations, product
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,14 @@ from lm.strict import ConfigError, override
 from lm.train import fit
 from lm.transforms import value_row
 from lm.types import Batch, Outputs
+from tasks.formal.flip_flop import flip_flop_cpu
 from tasks.math.duo import Duo, Sampling, questions, run_duo
 from tasks.math.graded import Candidate, Graded, Question, distinct, keep, kept, read_graded, shares
 from tasks.math.interpreter import Outcome
+from tasks.math.recipes import tinygsm_cpu
 from tasks.math.scorers import Grade
 from tasks.math.selection import Judged, selection
 from tasks.math.self_training import Round, run_round
-from tasks.math.tinygsm import tinygsm_cpu
 from tasks.math.verifier import documents, judge, labelled, score, verifier_recipe
 
 CONFIG = TransformerConfig(vocabulary=40, depth=2, width=16, heads=2)
@@ -219,6 +221,8 @@ def test_settings_without_sense_are_refused():
             wrong()
     with pytest.raises(ConfigError, match="temperatures must be positive"):
         Round(temperatures=(0.0,))
+    with pytest.raises(ConfigError, match="must be a run of tinygsm, x holds one of flip_flop"):
+        run_duo(flip_flop_cpu(), Path("x"), Path("y"), DUO)
 
 
 @pytest.fixture(scope="module")

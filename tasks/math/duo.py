@@ -33,6 +33,7 @@ from tasks.math import gsm8k
 from tasks.math.data import held_out
 from tasks.math.graded import Draw, Graded, Question, keep, read_graded, sample_graded, shares
 from tasks.math.selection import selection
+from tasks.math.tinygsm import TinyGSM
 from tasks.math.verifier import HELD_OUT, TRAIN, examples, judge, verifier_recipe
 
 TEST = "test.jsonl"
@@ -81,6 +82,8 @@ class Generator:
     """A trained run that writes programs, at any of its checkpoints."""
 
     def __init__(self, recipe: Recipe, folder: Path, steps: Sequence[int] = ()):
+        if not isinstance(recipe.task, TinyGSM):
+            raise ConfigError(f"the generator must be a run of tinygsm, {folder} holds one of {recipe.task.name}")
         self.recipe, self.folder = recipe, folder
         self.last = load(recipe, folder, steps[-1] if steps else None)
         self.steps = tuple(steps) or (self.last.step,)
@@ -106,7 +109,7 @@ def questions(recipe: Recipe, sampling: Sampling, further: int = 0, test: int = 
     else:
         own = recipe.task.test_count
         spare = wanted // 4 + 10  # questions of one step come twice at times
-        made = held_out(recipe.data, recipe.task.settings, own + wanted + spare)["in_distribution"]
+        (made,) = held_out(recipe.data, recipe.task.settings, own + wanted + spare, ["in_distribution"]).values()
         asked = [Question(p.question, p.answer) for p in made]
         tested, pool = asked[:own], asked[own:]
     texts = {q.text for q in tested}

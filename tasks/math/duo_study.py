@@ -10,8 +10,8 @@ from lm.strict import override
 from lm.train import fit
 from tasks.math.duo import Duo, Generator, questions, run_duo
 from tasks.math.graded import Draw, sample_graded
+from tasks.math.recipes import tinygsm_cpu
 from tasks.math.self_training import Round, run_round
-from tasks.math.tinygsm import tinygsm_cpu
 from tasks.task import Claim, Experiment
 
 PAPER = "TinyGSM (Liu et al. 2023)"
