@@ -33,6 +33,7 @@ from tasks.math.recipes import (
 from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.math.verifier import Verifier
+from tasks.math.varied_study import VARIED
 from tasks.task import Experiment, Task
 from tasks.training.majority import (
     cifar10_resnet20_majority_full,
