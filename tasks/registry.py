@@ -32,8 +32,8 @@ from tasks.math.recipes import (
 )
 from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
-from tasks.math.verifier import Verifier
 from tasks.math.varied_study import VARIED
+from tasks.math.verifier import Verifier
 from tasks.task import Experiment, Task
 from tasks.training.majority import (
     cifar10_resnet20_majority_full,
@@ -119,6 +119,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             POSITION_COUPLING,
             GROKKING,
             TINYGSM,
+            VARIED,
             TINYGSM_VERIFIER,
             STACKING,
             MAJORITY_KERNELS,

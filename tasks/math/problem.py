@@ -79,7 +79,8 @@ class Problem:
     """A word problem with its solution as a program and as text.
 
     `kinds` are the step kinds in order; `skeleton` spells kinds and phrasings without what fills their slots;
-    `theme` names that of the objects, or is "" where none is told of; `distractor` is the sentence that does not matter, or "".
+    `theme` names that of the objects, or is "" where none is told of; `distractor` is the
+    sentence that does not matter, or "".
     """
 
     question: str

@@ -8,8 +8,8 @@ from pathlib import Path
 from lm.strict import override
 from lm.train import fit
 from tasks.math.generator import problem
-from tasks.math.scorers import grade
 from tasks.math.recipes import tinygsm_cpu
+from tasks.math.scorers import grade
 from tasks.task import Claim, Experiment
 
 PAPER = "TinyGSM (Liu et al. 2023)"

@@ -44,7 +44,7 @@ OBJECTS = {
     "party": "streamer gift costume sparkler lollipop banner cupcake straw napkin lamp sticker wig invitation game",
     "sports": "medal trophy|trophies racket bat helmet jersey dart oar cone canoe dumbbell shuttlecock puck skate",
     "travel": "suitcase ticket map postcard pillow blanket tent bag lamp bottle backpack souvenir coin badge",
-    "workshop": "nail screw bolt hammer brick chisel clamp pulley drill hinge plug battery|batteries wrench|wrenches magnet",
+    "workshop": "nail screw bolt hammer brick chisel clamp pulley drill hinge plug wrench|wrenches magnet gear",
 }  # fmt: skip
 HELD_OUT_THEMES = frozenset({"workshop"})  # that no training problem is about
 
