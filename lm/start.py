@@ -8,12 +8,11 @@ from pathlib import Path
 import jax
 
 from lm.config import Recipe, TransformerConfig
+from lm.interop.config_json import TRAINING
 from lm.models import build
 from lm.models.transformer import resolve
 from lm.strict import ConfigError
 from lm.types import Params
-
-FREE = ("dropout", "embedding_dropout", "dtype", "remat", "unroll", "initialisation")  # do not change what is computed
 
 
 def starting_weights(recipe: Recipe, given: Params | None = None) -> Params | None:
@@ -37,7 +36,7 @@ def _read(recipe: Recipe, path: str) -> Params:
     has, wants = resolve(found), resolve(recipe.model)
     for field in dataclasses.fields(TransformerConfig):
         a, b = (getattr(config, field.name) for config in (has, wants))
-        if a != b and field.name not in FREE:
+        if a != b and field.name not in TRAINING:
             raise ConfigError(f"weights: {path} has model.{field.name} {a}, the recipe asks for {b}")
     return params
 

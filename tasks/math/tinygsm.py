@@ -130,12 +130,11 @@ class TinyGSM(Task):
         data = recipe.data
         if not isinstance(data, MathData):
             raise ConfigError(f"data must be MathData for tinygsm, got {data!r}")
-        if recipe.model.vocabulary < data.vocabulary:
-            raise ConfigError(
-                f"model.vocabulary {recipe.model.vocabulary} is smaller than data.vocabulary {data.vocabulary}"
-            )
+        if data.tokenizer is None:
+            _check_vocabulary(recipe, data.vocabulary, f"data.vocabulary {data.vocabulary}")
         asked = self._questions(data)
         built = build(data, self.settings, {a.question for a in asked}, folder)
+        _check_vocabulary(recipe, built.codec.vocabulary, f"the {built.codec.vocabulary} tokens of data.tokenizer")
         programs = data.solutions[0] == "program"
         corpus = Corpus(built.folder, "train", recipe.train.batch_size, recipe.train.seed)
 
@@ -152,6 +151,11 @@ class TinyGSM(Task):
         tests = [] if data.gsm8k is None else [("gsm8k", "gsm8k_test", data.gsm8k)]
         tests += [(name, name, folder) for name, _, folder in (test.partition("=") for test in self.tests or ())]
         return asked + [a for split, name, folder in tests for a in _published(split, name, folder)]
+
+
+def _check_vocabulary(recipe: Recipe, needed: int, what: str) -> None:
+    if recipe.model.vocabulary < needed:
+        raise ConfigError(f"model.vocabulary {recipe.model.vocabulary} is smaller than {what}")
 
 
 def _published(split: str, name: str, folder: str) -> Iterator[Asked]:
