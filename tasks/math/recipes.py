@@ -58,9 +58,9 @@ def tinygsm_varied_cpu() -> Recipe:
         plain,
         name="tinygsm_varied_cpu",
         task=TinyGSM(max_steps=6, distractor=0.35, grammar="full", splits=SPLITS, test_count=300),
-        data=MathData(problems=100_000, vocabulary=2048, length=320),
+        data=MathData(problems=64_000, vocabulary=2048),
         model=replace(plain.model, vocabulary=2048, depth=4),
-        train=replace(plain.train, steps=2500),
+        train=replace(plain.train, steps=1500),
     )
 
 
