@@ -20,6 +20,7 @@ from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
 from tasks.math.recipes import (
@@ -30,6 +31,8 @@ from tasks.math.recipes import (
     tinygsm_grown_cpu,
     tinygsm_varied_cpu,
 )
+from tasks.math.smollm2 import smollm2_gsm8k_cpu
+from tasks.math.smollm2_study import SMOLLM2
 from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.math.varied_study import VARIED
@@ -95,6 +98,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             tinygsm_125m_full,
             tinygsm_350m_full,
             tinygsm_1300m_full,
+            smollm2_gsm8k_cpu,
             digits_resnet_cpu,
             shapes_resnet_cpu,
             cifar10_resnet20_full,
@@ -121,8 +125,10 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             TINYGSM,
             VARIED,
             TINYGSM_VERIFIER,
+            SMOLLM2,
             STACKING,
             MAJORITY_KERNELS,
+            INTEROP,
         )
     }
 )
