@@ -28,25 +28,25 @@ class Inspect:
 
 
 def export(options: Export) -> None:
-    from lm.interop import export_model
-    from scripts.runs import load, read_recipe
+    from lm.interop.export import export_model
+    from lm.trained import load
+    from scripts.runs import read_recipe
 
-    trained = load(read_recipe(options.workdir), options.workdir)
-    given = getattr(trained.recipe.data, "tokenizer", None)
-    tokenizer = given if given is not None and Path(given).is_dir() else trained.source.codec
-    model, settings = trained.recipe.model, {"family": options.family, "dtype": options.dtype}
-    family = export_model(model, trained.params, options.out, tokenizer_from=tokenizer, **settings)
-    print(f"step {trained.step} as a {family} in {options.out}")
+    recipe, _, source, params, step = load(read_recipe(options.workdir), options.workdir)
+    given = getattr(recipe.data, "tokenizer", None)
+    tokenizer = given if given and Path(given).is_dir() else source.codec
+    family = export_model(recipe.model, params, options.out, options.family, options.dtype, tokenizer)
+    print(f"step {step} as a {family} in {options.out}")
 
 
 def inspect(options: Inspect) -> None:
-    import jax
+    from jax.tree import leaves
 
     from lm.interop import load_model
     from lm.strict import to_json
 
     config, params = load_model(options.model)
-    print(f"{to_json(config)}\n{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
+    print(f"{to_json(config)}\n{sum(leaf.size for leaf in leaves(params)):,} parameters")
 
 
 def main(argv: list[str]) -> None:

@@ -163,16 +163,14 @@ def write_config(family: Family, config: TransformerConfig, length: int = 2048) 
     """Return the config.json of a model of this family; `length` is the longest text, where the model sets none."""
     full = resolve(config)
     activations = {ours: theirs for theirs, ours in reversed(family.activations.items())}
-    data = {
+    return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **{key: getattr(full, ours) for key, ours in family.keys.items()},
         **{key: allowed[0] for key, allowed in family.only.items()},
         **_write_positions(family, full, length),
+        family.activation_key: activations[full.activation],
     }
-    if full.activation in activations:
-        data[family.activation_key] = activations[full.activation]
-    return data
 
 
 def _write_positions(family: Family, config: Resolved, length: int) -> dict[str, Any]:
@@ -182,7 +180,7 @@ def _write_positions(family: Family, config: Resolved, length: int) -> dict[str,
         case Rotary(base, fraction, scaling) if not family.rows_key:
             data = {family.base_key: base, family.fraction_key: fraction, "max_position_embeddings": length}
         case _:
-            return {}
+            return {family.rows_key: length} if family.rows_key else {}
     match scaling:
         case Llama3Scaling():
             named = {key: getattr(scaling, ours) for key, ours in LLAMA3_KEYS.items()}
@@ -198,11 +196,13 @@ def unexpressed(family: Family, config: TransformerConfig) -> list[str]:
     """Return what a family cannot say of a model, field by field: what an export would not read back."""
     if config.initialisation == "t5":
         return ["model.initialisation 't5', which leaves scores unscaled"]
+    full = resolve(config)
+    known = tuple(family.activations.values())
+    sayable = full if full.activation in known else dataclasses.replace(full, activation=known[0])
     try:
-        reread = resolve(read_config(write_config(family, config), family.model_type)[1])
+        reread = resolve(read_config(write_config(family, sayable), family.model_type)[1])
     except Unusable as error:
         return [str(error)]
-    full = resolve(config)
     names = [each.name for each in dataclasses.fields(full) if each.name not in TRAINING]
     if full.tied:
         names.remove("head_bias")
@@ -219,5 +219,5 @@ def choose_family(config: TransformerConfig, name: str | None = None, first: str
     lacking = {family.model_type: unexpressed(family, config) for family in order}
     closest = min(lacking, key=lambda each: len(lacking[each]))
     if lacking[closest]:
-        raise UserError(f"no export: {closest} does not express {'; '.join(lacking[closest])}")
+        raise UserError(f"no export: {closest}, the nearest family, does not express {', '.join(lacking[closest])}")
     return FAMILIES[closest]

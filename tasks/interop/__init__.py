@@ -1,0 +1,1 @@
+"""Models of other libraries: are they the same here."""
