@@ -20,6 +20,7 @@ from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
 from tasks.math.recipes import (
@@ -127,6 +128,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             SMOLLM2,
             STACKING,
             MAJORITY_KERNELS,
+            INTEROP,
         )
     }
 )
