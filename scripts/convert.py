@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -15,19 +14,19 @@ from scripts.cli import first_name, parse, pick
 
 
 @dataclass(frozen=True)
-class Export:
+class _Export:
     workdir: Path  # a run folder
     out: Path  # a new folder
     family: str | None = None  # llama, qwen2, mistral, phi3, phi, gpt_neox, gpt2; None: the first that fits
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: str = "float32"  # or bfloat16
 
 
 @dataclass(frozen=True)
-class Inspect:
-    model: Path  # a folder with config.json, or a .gguf file
+class _Inspect:
+    model: Path  # a folder of Hugging Face, or a .gguf file
 
 
-def export(options: Export) -> None:
+def _export(options: _Export) -> None:
     from lm.interop.export import export_model
     from lm.trained import load
     from scripts.runs import read_recipe
@@ -39,18 +38,17 @@ def export(options: Export) -> None:
     print(f"step {step} as a {family} in {options.out}")
 
 
-def inspect(options: Inspect) -> None:
-    from jax.tree import leaves
-
+def _inspect(options: _Inspect) -> None:
     from lm.interop import load_model
+    from lm.interop.layout import flat
     from lm.strict import to_json
 
     config, params = load_model(options.model)
-    print(f"{to_json(config)}\n{sum(leaf.size for leaf in leaves(params)):,} parameters")
+    print(f"{to_json(config)}\n{sum(leaf.size for leaf in flat(params).values()):,} parameters")
 
 
 def main(argv: list[str]) -> None:
-    commands = {"export": (Export, export), "inspect": (Inspect, inspect)}
+    commands = {"export": (_Export, _export), "inspect": (_Inspect, _inspect)}
     name, rest = first_name(argv, commands, "convert.py", "COMMAND", __doc__)
     form, run = pick(commands, name, "command")
     run(parse(form, rest, f"convert.py {name}", __doc__))
