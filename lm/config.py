@@ -58,8 +58,8 @@ class LongRope:
     a cache that can hold a long text uses `long` from its first token.
     """
 
-    short: tuple[float, ...]
-    long: tuple[float, ...]
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
     original: int = 4096
     longest: int = 131_072
 

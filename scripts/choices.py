@@ -68,8 +68,8 @@ def choose(text: str, choices: tuple[type, ...]) -> Any:
         field, _, value = setting.partition("=")
         if field not in hints:
             raise ConfigError(f"{name} has no field {field!r}{nearest(field, hints)} (fields: {', '.join(hints)})")
-        inner = typing.get_args(hints[field])
-        values[field] = choose(value, inner) if inner and all(map(dataclasses.is_dataclass, inner)) else literal(value)
+        inner = tuple(filter(dataclasses.is_dataclass, typing.get_args(hints[field])))
+        values[field] = choose(value, inner) if inner and value != "None" else literal(value)
     check_types(kind, values, name)
     return kind(**values)
 

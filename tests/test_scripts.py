@@ -69,7 +69,7 @@ MISTAKES = [
     ("train", "flip_flop_cpu --task.mode loud", "task.mode must be one of clean, noisy, got 'loud'"),
     ("train", "flip_flop_cpu --task.length 7", "task.length must be even and at least 4, got 7"),
     ("train", "flip_flop_full --model.positions rotery", "did you mean rotary"),
-    ("train", "flip_flop_full --model.positions rotary:part=1", "rotary has no field 'part' (fields: base, fraction)"),
+    ("train", "flip_flop_full --model.positions rotary:part=1", "rotary has no field 'part' (fields: base, fraction, scaling)"),
     ("train", "flip_flop_full --model.positions rotary:fraction=x", "rotary.fraction: 'x' is not of type float"),
     ("train", "flip_flop_full --transforms majority", "'majority' is none of majoritykernels, blockscales, looped"),
     ("train", "flip_flop_full --transforms looped:layers=0", "transforms.layers must be positive, got 0"),
