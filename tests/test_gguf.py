@@ -9,7 +9,7 @@ import pytest
 from lm.config import Rotary, TransformerConfig
 from lm.exits import Unusable, UserError
 from lm.interop.ggml import FORMATS, decode_blocks
-from lm.interop.gguf import BLOCK, load_gguf, read_gguf
+from lm.interop.gguf import load_gguf, read_gguf
 
 F32, F16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 8, 12, 14, 30
 BLOCKS = 40
@@ -109,6 +109,12 @@ METADATA = {
     "some.numbers": (9, (5, [-1, 7])),
     "some.flag": (7, True),
 }
+BLOCK = {
+    "attn_norm": "attention_norm/scale", "attn_q": "attention/query/kernel", "attn_k": "attention/key/kernel",
+    "attn_v": "attention/value/kernel", "attn_output": "attention/output/kernel",
+    "ffn_norm": "feedforward_norm/scale", "ffn_gate": "feedforward/gate/kernel", "ffn_up": "feedforward/up/kernel",
+    "ffn_down": "feedforward/down/kernel",
+}  # fmt: skip
 SHAPES = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64), "ffn_gate": (96, 64),
           "ffn_up": (96, 64), "ffn_down": (64, 96), "attn_norm": (64,), "ffn_norm": (64,)}  # fmt: skip
 NUMBERS = {4: "I", 5: "i", 6: "f", 7: "?", 10: "Q"}
@@ -291,8 +297,9 @@ UNREAD = {
     "no width": ({"llama.embedding_length": (8, "wide")}, None, "llama.embedding_length must be int"),
     "rope scaling": ({"llama.rope.scaling.type": (8, "yarn")}, None, "llama.rope.scaling.type is yarn"),
     "experts": ({"llama.expert_count": (4, 8)}, None, "llama.expert_count is 8"),
+    "blocks": ({"llama.block_count": (4, 1 << 31)}, None, "2147483648 blocks and 20 tensors"),
     "heads": ({"llama.attention.head_count": (4, 0)}, None, "makes no model"),
-    "other width": ({"llama.feed_forward_length": (4, 128)}, None, r"ffn_gate.weight has shape \(96, 64\)"),
+    "other width": ({"llama.feed_forward_length": (4, 128)}, None, r"ffn_down.weight has shape \(64, 96\)"),
     "missing": ({}, lambda stored: without(stored, "blk.1.ffn_up.weight"), "tensor blk.1.ffn_up.weight is missing"),
     "extra": ({}, lambda stored: stored | {"rope_freqs.weight": (F32, np.ones(8))}, "rope_freqs.weight is not read"),
 }

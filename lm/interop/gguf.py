@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import Rotary, TransformerConfig
 from lm.exits import Unusable, UserError
+from lm.interop.families import LLAMA
 from lm.interop.ggml import FORMATS, OTHERS, Format, decode_blocks
-from lm.models import build
+from lm.interop.layout import nested, parameter_shapes, plan_of
 from lm.models.transformer import resolve
 from lm.strict import ConfigError
 from lm.types import Params
@@ -176,26 +175,21 @@ def _tensors(reader: _Reader, count: int, alignment: Any) -> dict[str, TensorInf
     return found
 
 
-# The architecture llama: a tensor's name in the file and the parameter that it is; matrices are stored [out, in].
-BLOCK = {
-    "attn_norm": "attention_norm/scale",
-    "attn_q": "attention/query/kernel",
-    "attn_k": "attention/key/kernel",
-    "attn_v": "attention/value/kernel",
-    "attn_output": "attention/output/kernel",
-    "ffn_norm": "feedforward_norm/scale",
-    "ffn_gate": "feedforward/gate/kernel",
-    "ffn_up": "feedforward/up/kernel",
-    "ffn_down": "feedforward/down/kernel",
+# What the tensors of Hugging Face's Llama are called in the architecture llama; {} is the layer.
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
+    "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
+    "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
+    "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
+    "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
+    "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+    "model.norm": "output_norm",
+    "lm_head": "output",
 }
-OUTSIDE = {"token_embd": "embedding/table", "output_norm": "final_norm/scale", "output": "head/kernel"}
-
-
-class _Place(NamedTuple):
-    """Where a tensor goes: the parameter, and its layer among those stacked on the leading axis."""
-
-    path: str
-    layer: int | None
 
 
 def load_gguf(path: Path | str) -> tuple[TransformerConfig, Params]:
@@ -205,28 +199,25 @@ def load_gguf(path: Path | str) -> tuple[TransformerConfig, Params]:
     """
     file = read_gguf(path)
     config = _config(file)
-    places = {
-        f"blk.{i}.{name}.weight": _Place(f"blocks/{to}", i) for i in range(config.depth) for name, to in BLOCK.items()
+    heads = {"attn_q": config.heads, "attn_k": resolve(config).kv_heads}
+    shapes = parameter_shapes(config)
+    plan = {
+        f"{NAMES[piece.tensor.theirs.removesuffix('.weight')].format(piece.layer)}.weight": piece
+        for piece in plan_of(LLAMA, shapes).values()
     }
-    places |= {
-        f"{name}.weight": _Place(to, None) for name, to in OUTSIDE.items() if name != "output" or not config.tied
-    }
-    wanted = flatten_dict(jax.eval_shape(build(config).init, jax.random.key(0)), sep="/")
-    for name in sorted(file.tensors.keys() ^ places.keys()):
+    for name in sorted(file.tensors.keys() ^ plan.keys()):
         raise Unusable(f"{file.path}: tensor {name} is {'not read here' if name in file.tensors else 'missing'}")
-    for name, place in places.items():
-        shape = wanted[place.path].shape if place.layer is None else wanted[place.path].shape[1:]
-        stored = shape[::-1] if place.path.endswith("kernel") else shape
-        if file.tensors[name].shape != stored:
-            raise Unusable(f"{file.path}: tensor {name} has shape {file.tensors[name].shape}, not {stored}")
-    params = {path: np.empty(leaf.shape, np.float32) for path, leaf in wanted.items()}
-    for name, place in places.items():
-        weight = file.tensor(name)
-        for part, heads in (("attn_q", config.heads), ("attn_k", resolve(config).kv_heads)):
-            weight = _unpermute(weight, heads) if part in name else weight
-        target = params[place.path] if place.layer is None else params[place.path][place.layer]
-        target[:] = weight.T if place.path.endswith("kernel") else weight
-    return config, unflatten_dict(params, sep="/")
+    for name, piece in plan.items():
+        found, needed = file.tensors[name].shape, piece.shape(shapes)
+        if found != needed:
+            raise Unusable(f"{file.path}: tensor {name} has shape {found}, not {needed}")
+    leaves = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+    for name, piece in plan.items():
+        weight, kind = file.tensor(name), name.split(".")[-2]
+        weight = _unpermute(weight, heads[kind]) if kind in heads else weight
+        for target in piece.of(leaves):
+            target[...] = weight.T if piece.tensor.transposed else weight
+    return config, nested(leaves)
 
 
 def _config(file: GGUF) -> TransformerConfig:
@@ -248,6 +239,8 @@ def _config(file: GGUF) -> TransformerConfig:
         found = file.metadata.get(f"llama.{name}", plain)
         if found != plain:
             raise Unusable(f"{file.path}: metadata llama.{name} is {found}; only {plain} is read")
+    if number("block_count") > len(file.tensors):
+        raise Unusable(f"{file.path} has {number('block_count')} blocks and {len(file.tensors)} tensors")
     config = TransformerConfig(
         vocabulary=file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0,
         depth=number("block_count"),
