@@ -37,7 +37,10 @@ FREE = (
     *("mesh.", "name", "task.folder"),
     *("train.log_every", "train.evaluate_every", "train.save_every", "train.keep", "train.steps_per"),
 )
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "grain", "tokenizers"),
+    *("safetensors", "transformers", "torch"),
+)
 
 
 class RunFolder:
