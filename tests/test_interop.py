@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lm.config import Sinusoidal, TransformerConfig
@@ -98,7 +99,9 @@ def test_what_is_exported_is_what_was_read_bit_for_bit(name, tiny, tmp_path):
 
     _, half = load_model(folder, "bfloat16")
     export_model(config, half, tmp_path / "parts", dtype="bfloat16", tokenizer_from=folder, shard_bytes=4000)
-    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    parts = [safe_open(path, "numpy") for path in (tmp_path / "parts").glob("*.safetensors")]
+    assert len(parts) > 2
+    assert {part.get_slice(each).get_dtype() for part in parts for each in part.keys()} == {"BF16"}  # noqa: SIM118
     again, found = load_model(tmp_path / "parts", "bfloat16")
     assert resolve(again) == resolve(config) == resolve(load_model(tmp_path / "whole")[0])
     assert_same_bits(half, found)
@@ -172,6 +175,11 @@ def twice(folder):
     sharded(folder, [SHARD, "more.safetensors"])
 
 
+def outside(folder):
+    sharded(folder, [f"../{SHARD}"])
+    (folder / SHARD).rename(folder.parent / SHARD)
+
+
 def tensors(change):
     return lambda folder: change_tensors(folder, change)
 
@@ -195,7 +203,7 @@ DAMAGE = [
     ("llama", truncated, "model.safetensors cannot be read"),
     ("llama", pickled, "pytorch_model.bin is a pickle, which is never opened"),
     ("llama", twice, "a second time"),
-    ("llama", lambda folder: sharded(folder, ["../" + SHARD]), "is no safetensors file in that folder"),
+    ("llama", outside, "is no safetensors file in that folder"),
     ("llama", lambda folder: sharded(folder, ["gone.safetensors"]), "names gone.safetensors, which is no"),
     ("llama", lambda folder: sharded(folder, [], weight_map=3), "has no weight_map"),
     ("llama", lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import TransformerConfig
+from lm.strict import require_choice
 from lm.types import Params
 
 
@@ -21,13 +22,14 @@ def load_model(path: str | Path, dtype: str = "float32") -> tuple[TransformerCon
     read, Unusable where it is damaged or computes something that no configuration here expresses.
     """
     path = Path(path)
+    require_choice("dtype", dtype, ("float32", "bfloat16"))
     if path.suffix == ".gguf":
         import jax
 
         from lm.interop.gguf import load_gguf
 
         config, params = load_gguf(path)
-        return config, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        return config, jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), params)
     from lm.interop.huggingface import load_folder
 
     return load_folder(path, dtype)
