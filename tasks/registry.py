@@ -16,6 +16,14 @@ from tasks.arithmetic.addition import (
 )
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full
+from tasks.formal.automata import (
+    Automaton,
+    automaton_cpu,
+    automaton_full,
+    automaton_parity_cpu,
+    automaton_scratchpad_cpu,
+)
+from tasks.formal.automata_study import AUTOMATA
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
@@ -64,6 +72,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
         task.name: task
         for task in (
             FlipFlop,
+            Automaton,
             ModularArithmetic,
             Addition,
             Sorting,
@@ -84,6 +93,10 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             flip_flop_cpu,
             flip_flop_attention_cpu,
             flip_flop_full,
+            automaton_cpu,
+            automaton_parity_cpu,
+            automaton_scratchpad_cpu,
+            automaton_full,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
             addition_cpu,
@@ -120,6 +133,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         experiment.name: experiment
         for experiment in (
             FLIP_FLOP,
+            AUTOMATA,
             POSITION_COUPLING,
             GROKKING,
             TINYGSM,
