@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from lm.config import KINDS as LIBRARY_KINDS
 from lm.config import Recipe
+from lm.data.mixture import Phase
 from tasks.arithmetic.addition import (
     Addition,
     addition_cpu,
@@ -45,6 +46,9 @@ from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.math.varied_study import VARIED
 from tasks.math.verifier import Verifier
+from tasks.stem.asl_study import ASL_STEM_WIKI
+from tasks.stem.phi_study import PHI
+from tasks.stem.text import Stem, StemData, stem_cpu, stem_phases_cpu
 from tasks.task import Experiment, Task
 from tasks.training.majority import (
     cifar10_resnet20_majority_full,
@@ -82,6 +86,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Shapes,
             Cifar,
             ImageFolder,
+            Stem,
         )
     }
 )
@@ -112,6 +117,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             tinygsm_350m_full,
             tinygsm_1300m_full,
             smollm2_gsm8k_cpu,
+            stem_cpu,
+            stem_phases_cpu,
             digits_resnet_cpu,
             shapes_resnet_cpu,
             cifar10_resnet20_full,
@@ -143,10 +150,12 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             STACKING,
             MAJORITY_KERNELS,
             INTEROP,
+            ASL_STEM_WIKI,
+            PHI,
         )
     }
 )
 
 KINDS: Mapping[str, type] = MappingProxyType(
-    {**LIBRARY_KINDS, **{kind.__name__: kind for kind in (*TASKS.values(), MathData, Augment)}}
+    {**LIBRARY_KINDS, **{kind.__name__: kind for kind in (*TASKS.values(), MathData, Augment, StemData, Phase)}}
 )

@@ -4,7 +4,7 @@ codec:          Codec, SPECIALS
 packing:        Document, pack
 corpus:         build_corpus, Corpus
 jsonl:          read_jsonl, read_json, require_texts
-decontaminate:  remove_contaminated, Collision
+decontaminate:  Contamination, remove_contaminated, Collision
 images:         Images, cifar, digits, open_images, shuffled
 """
 
@@ -21,6 +21,7 @@ SURFACE = {
     "read_jsonl": "jsonl",
     "read_json": "jsonl",
     "require_texts": "jsonl",
+    "Contamination": "decontaminate",
     "remove_contaminated": "decontaminate",
     "Collision": "decontaminate",
     "Images": "images",

@@ -1,0 +1,1 @@
+"""Corpora of science and mathematics: open textbooks, lectures, and ASL STEM Wiki with its fingerspelled terms."""
