@@ -112,9 +112,12 @@ def test_results_become_variables_named_after_what_follows():
 @needs_gsm8k
 def test_the_mixture_drops_what_the_test_asks_and_says_so():
     rows, facts = mix(MathData(problems=50, gsm8k=str(GSM8K), gsm8k_repeats=1), TinyGSM().settings, set())
+    rows = list(rows)
     assert facts["gsm8k_train"] == 7473 and facts["contaminated_gsm8k_removed"] == 5
-    assert len(rows) == 50 + facts["gsm8k_translated"] - 5
-    assert facts["gsm8k_translated_share"] > 0.9
+    assert len(rows) == 50 + facts["gsm8k_translated"] - 5 and facts["gsm8k_translated"] > 0.9 * 7473
+    asked = rows[10].question
+    left = list(mix(MathData(problems=50), TinyGSM().settings, set(), published=[re.sub(r"\d+", "7", asked)])[0])
+    assert asked in {row.question for row in rows[:50]} - {row.question for row in left}
 
 
 @pytest.mark.parametrize("content", [None, '{"question": "q", "anwser": "#### 1"}', '{"question": "q", "answer": "1"}'])
@@ -176,7 +179,8 @@ def test_published_sets_are_examined_and_sets_of_programs_join_the_corpus(tmp_pa
     stored = [{"question": "Six and one?", "code": code}, {"question": asked[0].question, "code": code}]
     (tmp_path / "programs" / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stored))
     data = dataclasses.replace(DATA, problems=0, programs=(str(tmp_path / "programs"),))
-    (row,), facts = mix(data, task.settings, {asked[0].question})
+    rows, facts = mix(data, task.settings, {asked[0].question})
+    (row,) = rows
     assert row.question == "Six and one?" and '"""' not in row.solution and run(row.solution).value == 7
     assert facts["programs"] == 1 and facts["generated"] == 0
 
@@ -199,7 +203,7 @@ def test_the_corpus_is_found_again_and_spells_whole_documents(built, monkeypatch
 
 def test_programs_and_texts_take_turns_under_their_own_marks():
     data = dataclasses.replace(DATA, problems=6, solutions=("program", "text", "number"))
-    rows, _ = mix(data, TinyGSM().settings, set())
+    rows = list(mix(data, TinyGSM().settings, set())[0])
     assert [row.is_program for row in rows] == [True, False, False] * 2
     codec = Codec.train([row.question for row in rows], 300)
     marks = [document(codec, row, 0.1).tokens[len(codec.encode(row.question)) + 1] for row in rows]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.data import Codec, Document, build_corpus, remove_contaminated
+from lm.data import Codec, Contamination, Document, build_corpus
 from lm.strict import ConfigError, require_choice, require_positive
 from tasks.math import gsm8k
 from tasks.math.benchmarks import read, split_program
@@ -129,10 +130,12 @@ def training_problems(data: MathData, settings: dict[str, Any], test: set[str]) 
             yield p
 
 
-def build(data: MathData, settings: dict[str, Any], test: set[str], folder: Path) -> Built:
+def build(
+    data: MathData, settings: dict[str, Any], test: set[str], folder: Path, published: Sequence[str] = ()
+) -> Built:
     """Build codec and corpus in a folder, or use those that it holds already.
 
-    `settings` are the generator's; no training question is one of `test`.
+    `settings` are the generator's; no training question is one of `test`, nor like one of `published`.
     """
     mixture = folder / "mixture.json"
     codec = _codec(data, settings, test, folder / "codec.json")
@@ -150,11 +153,14 @@ def build(data: MathData, settings: dict[str, Any], test: set[str], folder: Path
     }
 
     def documents() -> Iterator[Document]:
-        rows, facts = mix(data, settings, test)
-        made = (document(codec, row, data.question_weight) for row in rows)
-        fitting = [d for d in made if len(d.tokens) <= data.length + 1]
-        mixture.write_text(json.dumps(facts | {"documents": len(fitting), "too_long": len(rows) - len(fitting)}))
-        yield from fitting
+        rows, facts = mix(data, settings, test, published)
+        for row in rows:
+            made = document(codec, row, data.question_weight)
+            fits = len(made.tokens) <= data.length + 1
+            facts["documents" if fits else "too_long"] += 1
+            if fits:
+                yield made
+        mixture.write_text(json.dumps(facts))
 
     build_corpus(folder / "corpus", "tinygsm", {"train": documents}, data.length, origin)
     return Built(folder / "corpus", codec, json.loads(mixture.read_text()) | {"codec_sha256": codec.digest})
@@ -180,35 +186,47 @@ def _learn_codec(data: MathData, settings: dict[str, Any], test: set[str]) -> Co
     return Codec.train(texts, data.vocabulary)
 
 
-def mix(data: MathData, settings: dict[str, Any], test: set[str]) -> tuple[list[Row], dict[str, Any]]:
-    """Return all training rows and their counts: generated problems, GSM8K's questions as programs, TinyGSM sets.
+def mix(
+    data: MathData, settings: dict[str, Any], test: set[str], published: Sequence[str] = ()
+) -> tuple[Iterator[Row], Counter[str]]:
+    """Return all training rows, one at a time, and their counts, which are complete once the rows are taken.
 
-    Where real questions take part, no row shares 13 words with a test question of GSM8K.
+    Generated problems, GSM8K's training questions as programs, TinyGSM sets. No row shares 13 words with a test
+    question of GSM8K, where it takes part, or with one of `published`.
     """
+    counts: Counter[str] = Counter(documents=0, too_long=0)
+    train, asked = ([], []) if data.gsm8k is None else gsm8k.load(data.gsm8k)
+    contamination = Contamination([*(q.question for q in asked), *published])
     forms = cycle(data.solutions)
     problems = islice(training_problems(data, settings, test), data.problems)
-    parts = {"generated": [solution_of(p, next(forms)) for p in problems]}
-    facts: dict[str, Any] = {}
-    test_questions: list[str] = []
-    if data.gsm8k is not None:
-        train, asked = gsm8k.load(data.gsm8k)
-        programs = [(q.question, gsm8k.translate(q.solution)) for q in train]
-        parts["gsm8k"] = [Row(question, program, True) for question, program in programs if program is not None]
-        test_questions = [q.question for q in asked]
-        share = len(parts["gsm8k"]) / len(train)
-        facts |= {"gsm8k_train": len(train), "gsm8k_translated": len(parts["gsm8k"]), "gsm8k_translated_share": share}
-    if data.programs:
-        parts["programs"] = [row for path in data.programs for row in stored_programs(path) if row.question not in test]
-    kept = {}
-    for name, rows in parts.items():
-        kept[name], collisions = remove_contaminated(rows, test_questions, text=lambda row: row.question)
-        facts |= {name: len(kept[name]), f"contaminated_{name}_removed": len(collisions)}
-    return [row for rows in kept.values() for row in rows] + kept.get("gsm8k", []) * (data.gsm8k_repeats - 1), facts
+    translated = [Row(q.question, code, True) for q in train if (code := gsm8k.translate(q.solution)) is not None]
+    if train:
+        counts |= {"gsm8k_train": len(train), "gsm8k_translated": len(translated)}
+    parts: list[tuple[str, Iterable[Row]]] = [
+        ("generated", (solution_of(p, next(forms)) for p in problems)),
+        ("gsm8k", translated * data.gsm8k_repeats),
+        (
+            "programs",
+            (row for path in data.programs or () for row in stored_programs(path) if row.question not in test),
+        ),
+    ]
+
+    def rows() -> Iterator[Row]:
+        for name, part in parts:
+            for row in part:
+                if contamination.find(row.question) is not None:
+                    counts[f"contaminated_{name}_removed"] += 1
+                    continue
+                counts[name] += 1
+                yield row
+
+    return rows(), counts
 
 
-def stored_programs(path: str) -> list[Row]:
-    """Return the rows of a set in the form of TinyGSM; a program's docstring, which is its question, is left out."""
-    return [Row(item.question, split_program(item.solution or "")[1].rstrip(), True) for item in read("tinygsm", path)]
+def stored_programs(path: str) -> Iterator[Row]:
+    """Yield the rows of a set in the form of TinyGSM; a program's docstring, which is its question, is left out."""
+    for item in read("tinygsm", path):
+        yield Row(item.question, split_program(item.solution or "")[1].rstrip(), True)
 
 
 def digest(path: str) -> str:

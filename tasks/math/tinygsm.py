@@ -133,7 +133,8 @@ class TinyGSM(Task):
         if data.tokenizer is None:
             _check_vocabulary(recipe, data.vocabulary, f"data.vocabulary {data.vocabulary}")
         asked = self._questions(data)
-        built = build(data, self.settings, {a.question for a in asked}, folder)
+        published = [a.question for a in asked if a.problem is None]
+        built = build(data, self.settings, {a.question for a in asked}, folder, published)
         _check_vocabulary(recipe, built.codec.vocabulary, f"the {built.codec.vocabulary} tokens of data.tokenizer")
         programs = data.solutions[0] == "program"
         corpus = Corpus(built.folder, "train", recipe.train.batch_size, recipe.train.seed)
