@@ -19,7 +19,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from lm.config import Sinusoidal, TransformerConfig
+from lm.config import RNNConfig, Sinusoidal, TransformerConfig
 from lm.data.codec import PIECE, Codec
 from lm.exits import Unusable, UserError, main_guard
 from lm.interop import export_model, load_model
@@ -246,6 +246,21 @@ def test_damage_and_what_is_not_computed_here_is_one_sentence(name, damage, said
     assert re.search(said, str(error.value)), str(error.value)
 
 
+WEIRD = (None, True, 0, -1, 1, 2**40, 1e30, float("nan"), "", "x", [], [1], {}, {"type": []}, {"rope_type": "su"})
+
+
+@every_model
+def test_whatever_a_key_of_config_json_holds_it_is_read_or_refused_in_one_sentence(name):
+    for key in (*TINY[name], "rope_scaling", "layer_types"):
+        for value in WEIRD:
+            try:
+                _, found = read_config({**TINY[name], key: value}, "config.json")
+            except Unusable as error:
+                assert "\n" not in str(error)
+            else:
+                resolve(found)
+
+
 OWN = TransformerConfig(31, width=24, kv_heads=2, activation="swiglu")
 
 
@@ -266,6 +281,11 @@ def test_a_model_that_no_family_expresses_is_refused(changes, settings, said, tm
     with pytest.raises((UserError, ConfigError), match=said):
         export_model(replace(OWN, **changes), params, tmp_path / "out", **settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_transformer_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no transformer but a RNNConfig"):
+        export_model(RNNConfig(), {}, tmp_path / "out")
 
 
 def test_an_export_overwrites_nothing(tmp_path):

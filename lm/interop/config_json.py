@@ -95,7 +95,7 @@ def _check_layer_types(values: Mapping[str, Any], config: TransformerConfig, whe
 def _read_positions(family: Family, values: Mapping[str, Any], where: str) -> Rotary | Learned:
     if family.rows_key:
         return Learned(_need(values, family.rows_key, int, where))
-    given = next((values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key) is not None), {})
+    given: Any = next((values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key) is not None), {})
     if not isinstance(given, dict):
         raise Unusable(f"{where}: the rotary settings {given!r} are no JSON object")
     for name, key in (("rope_theta", family.base_key), ("partial_rotary_factor", family.fraction_key)):
@@ -103,20 +103,19 @@ def _read_positions(family: Family, values: Mapping[str, Any], where: str) -> Ro
             raise Unusable(f"{where}: {name} {values[name]!r} contradicts {key} {values[key]!r}")
     # Newer files hold everything in one object; older ones hold base and fraction beside it.
     rope = {"rope_theta": values[family.base_key], "partial_rotary_factor": values[family.fraction_key], **given}
-    kinds = {rope.pop(key) for key in ("rope_type", "type") if key in rope} or {"default"}
+    kinds = {str(rope.pop(key)) for key in ("rope_type", "type") if key in rope} or {"default"}
     base, fraction = (float(_need(rope, key, (int, float), where)) for key in ("rope_theta", "partial_rotary_factor"))
     if "partial_rotary_factor" in family.only and fraction != 1:
         raise Unusable(f"{where}: partial_rotary_factor {fraction} is not supported for {family.architecture}")
     rest = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
-    if kinds == {"default"}:
-        scaling = None
-    elif kinds == {"llama3"}:
+    scaling: Llama3Scaling | LongRope | None = None
+    if kinds == {"llama3"}:
         scaling = _read_llama3(rest, where)
     elif kinds <= {"longrope", "su"}:
         scaling = _read_long(rest, values, where)
-    else:
+    elif kinds != {"default"}:
         raise Unusable(f"{where}: rotary scaling {sorted(kinds)} is not one of default, llama3, longrope")
-    if scaling is None and rest:
+    elif rest:
         raise Unusable(f"{where}: rotary setting {min(rest)} is not understood")
     return Rotary(base, fraction, scaling)
 
@@ -162,7 +161,7 @@ def _need(values: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
 def write_config(family: Family, config: TransformerConfig, length: int = 2048) -> dict[str, Any]:
     """Return the config.json of a model of this family; `length` is the longest text, where the model sets none."""
     full = resolve(config)
-    activations = {ours: theirs for theirs, ours in reversed(family.activations.items())}
+    activations = {ours: theirs for theirs, ours in reversed(list(family.activations.items()))}
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -178,7 +177,11 @@ def _write_positions(family: Family, config: Resolved, length: int) -> dict[str,
         case Learned(rows) if family.rows_key:
             return {family.rows_key: rows}
         case Rotary(base, fraction, scaling) if not family.rows_key:
-            data = {family.base_key: base, family.fraction_key: fraction, "max_position_embeddings": length}
+            data: dict[str, Any] = {
+                family.base_key: base,
+                family.fraction_key: fraction,
+                "max_position_embeddings": length,
+            }
         case _:
             return {family.rows_key: length} if family.rows_key else {}
     match scaling:

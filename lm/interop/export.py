@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import TransformerConfig
+from lm.config import ModelConfig, TransformerConfig
 from lm.data.codec import Codec
 from lm.exits import UserError
 from lm.interop.config_json import choose_family, write_config
@@ -34,7 +34,7 @@ LONGEST = 2048  # tokens, where nothing says how long a text may be
 
 
 def export_model(
-    config: TransformerConfig,
+    config: ModelConfig,
     params: Params,
     folder: str | Path,
     family: str | None = None,
@@ -50,6 +50,8 @@ def export_model(
     """
     folder = Path(folder)
     require_choice("dtype", dtype, DTYPES)
+    if not isinstance(config, TransformerConfig):
+        raise UserError(f"no export: this model is no transformer but a {type(config).__name__}")
     source = read_json(Path(tokenizer_from) / CONFIG) if isinstance(tokenizer_from, str | Path) else {}
     chosen = choose_family(config, family, source.get("model_type"))
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

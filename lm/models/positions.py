@@ -116,6 +116,7 @@ class RotaryScheme(Scheme):
     config: Rotary
 
     def __post_init__(self) -> None:
+        require_positive("positions.base", self.config.base)
         if not 0 < self.config.fraction <= 1:
             raise ConfigError(f"positions.fraction must lie in (0, 1], got {self.config.fraction}")
         rotated = self.config.fraction * self.head_width
