@@ -16,8 +16,8 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 STOREYS = (
     {"strict", "types", "config", "exits", "flops"},
     {"models", "mesh"},
-    {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interop", "interrupt"},
-    {"start", "train", "evaluate", "decode", "candidates"},
+    {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
+    {"interop", "start", "train", "evaluate", "decode", "candidates"},
     {"sweep", "trained"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from test_gguf import METADATA, write
 
 from lm.exits import Unusable, UserError
 from lm.interop import load_codec
 from lm.strict import ConfigError
-from tests.test_gguf import METADATA, write
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<jupyter_code>", "<jupyter_text>"]
 PHRASES = [("Ġ", "t"), ("Ġt", "he"), ("h", "e"), ("1", "2"), ("12", "3"), ("Ġ", "Ġ"), ("'", "t")]
@@ -66,7 +66,7 @@ def test_both_origins_give_the_same_codec(tmp_path):
     ours, theirs = load_codec(gguf(tmp_path)), load_codec(folder(tmp_path))
     for codec in (ours, theirs):
         assert (codec.pad, codec.bos, codec.eos, codec.code, codec.text) == (0, 1, 2, 3, 4)
-        assert codec.vocabulary == len(vocabulary()[0])
+        assert codec.vocabulary == len(vocabulary()[0]) and not codec.begins
     assert ours.encode_batch(TEXTS) == theirs.encode_batch(TEXTS) == [ours.encode(text) for text in TEXTS]
 
 
@@ -98,6 +98,18 @@ def test_splits_cut_where_they_should(tmp_path, split):
     text, expected = CUTS[split]
     codec, tokens = load_codec(gguf(tmp_path, split)), vocabulary()[0]
     assert [tokens[i] for i in codec.encode(text)] == expected
+
+
+def test_a_model_may_want_its_mark_before_every_text(tmp_path):
+    from tokenizers import Tokenizer, processors
+
+    assert load_codec(gguf(tmp_path, add_bos_token=(7, True))).begins
+    path = folder(tmp_path) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = processors.TemplateProcessing("<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    tokenizer.save(str(path))
+    codec = load_codec(tmp_path)
+    assert codec.begins and codec.encode("the") == load_codec(gguf(tmp_path)).encode("the")
 
 
 FAULTS = {

@@ -46,10 +46,10 @@ class PretrainedCodec:
 
     `encode` writes special tokens as the plain text that they are, so that no text can spell one: the caller puts
     `bos`, `eos`, `code`, `text` and others of `specials` where they belong. `bos` is `eos` where the model has none,
-    as its documents then begin behind the end of another.
+    as its documents then begin behind the end of another; `begins` says whether the model wants it before every text.
     """
 
-    def __init__(self, tokenizer: Any, *, eos: str | None, bos: str | None, pad: str | None, origin: str):
+    def __init__(self, tokenizer: Any, *, eos: str | None, bos: str | None, pad: str | None, begins: bool, origin: str):
         self._tokenizer, self._origin = tokenizer, origin
         self._tokenizer.encode_special_tokens = True
         added = tokenizer.get_added_tokens_decoder()
@@ -59,6 +59,7 @@ class PretrainedCodec:
         self.eos = self._id(eos)
         self.bos = self.eos if bos is None else self._id(bos)
         self.pad = self.eos if pad is None else self._id(pad)
+        self.begins = begins
         self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
 
     @cached_property
@@ -156,7 +157,14 @@ def _from_gguf(file: GGUF) -> PretrainedCodec:
             )
         return None if i < 0 else tokens[i]
 
-    return PretrainedCodec(tokenizer, eos=named("eos"), bos=named("bos"), pad=named("padding"), origin=str(file.path))
+    return PretrainedCodec(
+        tokenizer,
+        eos=named("eos"),
+        bos=named("bos"),
+        pad=named("padding"),
+        begins=value("add_bos_token", bool, False),
+        origin=str(file.path),
+    )
 
 
 def _splitter(split: str) -> Any:
@@ -185,4 +193,6 @@ def _from_folder(folder: Path) -> PretrainedCodec:
     except Exception as error:  # the library has no type for it
         raise Unusable(f"{folder} holds no tokenizer that can be read: {error}") from None
     texts = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
-    return PretrainedCodec(tokenizer, **texts, origin=str(folder))
+    begun = tokenizer.encode("a").ids[:1]  # with what the file itself says to put around a text
+    begins = texts["bos"] is not None and begun == [tokenizer.token_to_id(texts["bos"])]
+    return PretrainedCodec(tokenizer, **texts, begins=begins, origin=str(folder))
