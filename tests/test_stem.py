@@ -283,14 +283,14 @@ def test_stem_trains_on_phases_and_examines_each_source(folders, tmp_path, monke
     small = {
         "data.textbooks": folders.textbooks, "data.vocabulary": 300, "data.length": 400, "data.problems": 20,
         "data.quality": 0.01, "task.generator.test_count": 2, "model.width": 16, "model.depth": 1,
-        "model.vocabulary": 300, "train.steps": 4, "train.batch_size": 2,
+        "model.vocabulary": 300, "train.steps": 5, "train.batch_size": 2,
     }  # fmt: skip
     recipe = override(RECIPES["stem_phases_cpu"](), small)
     result = fit(recipe, tmp_path / "run", quiet=True)
     metrics = result.evaluation.metrics
     assert {"bits_per_character_textbooks", "execution_accuracy"} <= set(metrics)
     assert 1 < metrics["bits_per_character_textbooks"].value < 12
-    assert result.source.facts["taken"] == {"text": 4, "filtered": 2, "problems": 2}
+    assert result.source.facts["taken"] == {"text": 4, "filtered": 2, "problems": 4}
     mixed = override(recipe, {"data.phases": uniform(recipe.data.phases), "data.prepared": str(tmp_path / "run")})
     assert mixed.task.source(mixed, tmp_path / "other").facts["taken"] == result.source.facts["taken"]
     with pytest.raises(ConfigError, match="data.phases.weights must be one of text, exercises"):

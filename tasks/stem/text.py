@@ -74,7 +74,7 @@ class Stem(Task):
     name: ClassVar[str] = "stem"
     size_name: ClassVar[str] = "steps"
 
-    generator: TinyGSM = field(default_factory=lambda: TinyGSM(max_steps=2, test_count=200))
+    generator: TinyGSM = field(default_factory=lambda: TinyGSM(max_steps=1, test_count=200))
     test_characters: int = 150_000  # of each source that are examined at most
 
     @property
@@ -258,18 +258,18 @@ def stem_cpu() -> Recipe:
         data=StemData(),
         model=TransformerConfig(vocabulary=2048, depth=4, width=128, heads=4, activation="swiglu"),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, beta2=0.98, final_fraction=0.01),
-        train=TrainConfig(steps=400, batch_size=16),
+        train=TrainConfig(steps=300, batch_size=16),
     )
 
 
 def stem_phases_cpu() -> Recipe:
-    """The same decoder, general text first, then filtered text and problems with their programs, half and half.
+    """The same decoder, two fifths general text, then filtered text and problems of one step, two to three.
 
     The rate stays at its peak until the last fifth, so that what comes last is not learned at a small one.
     python scripts/train.py stem_phases_cpu
     """
     plain = stem_cpu()
-    phases = (Phase(0.5, (("text", 1.0),)), Phase(0.5, (("filtered", 0.5), ("problems", 0.5))))
+    phases = (Phase(0.4, (("text", 1.0),)), Phase(0.6, (("filtered", 0.4), ("problems", 0.6))))
     return replace(
         plain,
         name="stem_phases_cpu",
