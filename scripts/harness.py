@@ -15,7 +15,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
 
 from lm.exits import UserError, main_guard
 from scripts.cli import parse, pick
-from scripts.runs import reader_of
+from scripts.runs import text_model_of
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
         from lm.interop.harness import HarnessModel
     except ImportError:
         raise UserError("lm-evaluation-harness is not installed: pip install 'cambium-lm[eval]'") from None
-    reader = reader_of(options.workdir, options.model, options.max_length)
-    found = lm_eval.simple_evaluate(model=HarnessModel(reader), tasks=tasks, bootstrap_iters=0)
+    model = text_model_of(options.workdir, options.model, options.max_length)
+    found = lm_eval.simple_evaluate(model=HarnessModel(model), tasks=tasks, bootstrap_iters=0)
     for name, metrics in found["results"].items():
         figures = {key.partition(",")[0]: value for key, value in metrics.items() if isinstance(value, int | float)}
         print(json.dumps({"task": name, **figures}))

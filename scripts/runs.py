@@ -10,7 +10,7 @@ from lm.exits import UserError
 from lm.strict import from_json
 
 if TYPE_CHECKING:
-    from lm.interop.scoring import Reader
+    from lm.interop.scoring import TextModel
 
 
 def read_recipe(workdir: Path) -> Recipe:
@@ -23,10 +23,10 @@ def read_recipe(workdir: Path) -> Recipe:
     return from_json(path.read_text(encoding="utf-8"), KINDS)
 
 
-def reader_of(workdir: Path | None, model: Path | None, max_length: int) -> Reader:
+def text_model_of(workdir: Path | None, model: Path | None, max_length: int) -> TextModel:
     """Return the model of a run folder or of another library, ready to score text."""
     from lm.interop import load_codec, load_model
-    from lm.interop.scoring import Reader
+    from lm.interop.scoring import TextModel
     from lm.models import build
     from lm.trained import load
 
@@ -34,9 +34,9 @@ def reader_of(workdir: Path | None, model: Path | None, max_length: int) -> Read
         raise UserError("give either --workdir or --model")
     if model is not None:
         (config, params), codec = load_model(model), load_codec(model)
-        return Reader(build(config), params, codec, max_length, codec.begins)
+        return TextModel(build(config), params, codec, max_length, codec.begins)
     assert workdir is not None
     trained = load(read_recipe(workdir), workdir)
     if trained.source.codec is None:
         raise UserError(f"the run in {workdir} reads no text")
-    return Reader(trained.net, trained.params, trained.source.codec, max_length)
+    return TextModel(trained.net, trained.params, trained.source.codec, max_length)

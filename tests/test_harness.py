@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.config import TransformerConfig
-from lm.interop.scoring import Reader, cut, roll
+from lm.interop.scoring import TextModel, cut, roll
 from lm.models import build
 from lm.strict import ConfigError
 from lm.types import Batch
@@ -38,20 +38,22 @@ class Letters:
 
 
 @cache
-def reader(begins=True, max_length=24):
+def model(begins=True, max_length=24):
     net = build(TransformerConfig(vocabulary=Letters.vocabulary, depth=2, width=16, heads=2))
     rng = np.random.default_rng(4)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), shapes)
-    return Reader(net, params, Letters(), max_length, begins)
+    return TextModel(net, params, Letters(), max_length, begins)
 
 
 @cache
 def plain_pass():
+    net, params = model().net, model().params
+
     @jax.jit
     def logprobs(tokens_L):
         batch = Batch(tokens_L[None], None, None, jnp.arange(len(tokens_L))[None], {}, None)
-        return jax.nn.log_softmax(reader().net.apply(reader().params, batch).logits[0])
+        return jax.nn.log_softmax(net.apply(params, batch).logits[0])
 
     return logprobs
 
@@ -94,20 +96,20 @@ def test_scores_are_those_of_a_plain_pass(begins):
         row = whole[-25:]
         asked = len(whole) - before
         expected.append(direct(row[:-asked], row[-asked:]))
-    found = reader(begins).score(TEXTS)
+    found = model(begins).score(TEXTS)
     np.testing.assert_allclose([s.logprob for s in found], [e[0] for e in expected], rtol=1e-5)
     assert [s.greedy for s in found] == [e[1] for e in expected]
 
 
 def test_what_greedy_decoding_writes_is_greedy():
     context = "abc"
-    written = reader().reply([context], max_new=6)[0]
-    best, other = reader().score([(context, written), (context, written[:-1] + "h")])
+    written = model().reply([context], max_new=6)[0]
+    best, other = model().score([(context, written), (context, written[:-1] + "h")])
     assert written and best.greedy and best.logprob >= other.logprob
 
 
 def test_tokens_are_cut_where_the_context_ends():
-    pairs = [reader().pair(*texts) for texts in (("c ", "a"), ("c", " a"), ("", "ab"))]
+    pairs = [model().pair(*texts) for texts in (("c ", "a"), ("c", " a"), ("", "ab"))]
     encode = Letters().encode
     assert pairs[0] == pairs[1] == ([BOS, *encode("c")], encode(" a"))
     assert pairs[2] == ([BOS], encode("ab"))
@@ -129,12 +131,12 @@ def test_a_long_text_is_the_sum_of_its_windows():
     texts = ["abc def. " * 8, "", "c"]
     tokens = [Letters().encode(text) for text in texts]
     expected = [sum(direct(*pair)[0] for pair in roll(ids, BOS, 24)) for ids in tokens]
-    np.testing.assert_allclose(reader().score_whole(texts), expected, rtol=1e-5)
+    np.testing.assert_allclose(model().score_whole(texts), expected, rtol=1e-5)
 
 
 def test_replies_go_on_greedily_and_stop_where_asked():
     contexts = ["abc", "f. e", "h" * 60]
-    for context, reply in zip(contexts, reader().reply(contexts, max_new=8), strict=True):
+    for context, reply in zip(contexts, model().reply(contexts, max_new=8), strict=True):
         tokens = [BOS, *Letters().encode(context)][-16:]
         for _ in range(8):
             best = int(logprobs(tokens)[-1].argmax())
@@ -144,18 +146,18 @@ def test_replies_go_on_greedily_and_stop_where_asked():
         prompt = min(16, 1 + len(Letters().encode(context)))
         assert reply == Letters().decode(tokens[prompt:])
         stop = reply[2:4]
-        assert reader().reply([context], max_new=8, until=[stop, ""]) == [reply[: reply.find(stop)]]
+        assert model().reply([context], max_new=8, until=[stop, ""]) == [reply[: reply.find(stop)]]
     assert cut("one\ntwo. three", ["t", "\n"]) == "one"
     assert cut("one", ["\n"]) == "one"
 
 
 def test_impossible_requests_are_refused_in_one_line():
     with pytest.raises(ConfigError, match="continuation of 25 tokens"):
-        reader().score([("a", "g" * 25)])
+        model().score([("a", "g" * 25)])
     with pytest.raises(ConfigError, match="has no tokens"):
-        reader().score([("a", "")])
+        model().score([("a", "")])
     with pytest.raises(ConfigError, match="max_new must be below max_length 24"):
-        reader().reply(["a"], max_new=24)
+        model().reply(["a"], max_new=24)
 
 
 def test_the_harness_gets_its_answers():
@@ -165,13 +167,13 @@ def test_the_harness_gets_its_answers():
     def requests(*arguments):
         return [SimpleNamespace(args=args) for args in arguments]
 
-    model = HarnessModel(reader())
-    assert model.loglikelihood(requests(*TEXTS)) == [tuple(score) for score in reader().score(TEXTS)]
-    assert model.loglikelihood_rolling(requests(("abc" * 20,))) == reader().score_whole(["abc" * 20])
+    harness = HarnessModel(model())
+    assert harness.loglikelihood(requests(*TEXTS)) == [tuple(score) for score in model().score(TEXTS)]
+    assert harness.loglikelihood_rolling(requests(("abc" * 20,))) == model().score_whole(["abc" * 20])
     settings = [{"until": ["b"], "max_gen_toks": 5, "do_sample": False}, {"until": "c", "max_gen_toks": 4}]
-    found = model.generate_until(requests(("abc", settings[0]), ("h", settings[1]), ("f", settings[0])))
+    found = harness.generate_until(requests(("abc", settings[0]), ("h", settings[1]), ("f", settings[0])))
     five, four = (dict(max_new=5, until=["b"]), dict(max_new=4, until=["c"]))
-    expected = reader().reply(["abc", "f"], **five)
-    assert found == [expected[0], *reader().reply(["h"], **four), expected[1]]
+    expected = model().reply(["abc", "f"], **five)
+    assert found == [expected[0], *model().reply(["h"], **four), expected[1]]
     with pytest.raises(ConfigError, match="num_beams"):
-        model.generate_until(requests(("abc", {"num_beams": 4})))
+        harness.generate_until(requests(("abc", {"num_beams": 4})))

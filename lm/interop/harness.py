@@ -1,6 +1,6 @@
 """A model for lm-evaluation-harness (extra `eval`): its requests, answered by `lm.interop.scoring`.
 
-results = lm_eval.simple_evaluate(model=HarnessModel(reader), tasks=[...])
+results = lm_eval.simple_evaluate(model=HarnessModel(model), tasks=[...])
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from lm.interop.scoring import Reader
+from lm.interop.scoring import TextModel
 from lm.strict import ConfigError
 
 MAX_NEW = 256  # tokens, where a task does not say
@@ -20,19 +20,19 @@ IGNORED = {"do_sample", "until", "temperature", *LENGTHS}
 
 
 class HarnessModel(LM):
-    """Answer the harness's three kinds of requests with a reader."""
+    """Answer the harness's three kinds of requests with a model of text."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, model: TextModel):
         super().__init__()
-        self.reader = reader
+        self.model = model
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return log-probability and greediness of each (context, continuation)."""
-        return [(score.logprob, score.greedy) for score in self.reader.score([request.args for request in requests])]
+        return [(score.logprob, score.greedy) for score in self.model.score([request.args for request in requests])]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Return the log-probability of each text."""
-        return self.reader.score_whole([request.args[0] for request in requests])
+        return self.model.score_whole([request.args[0] for request in requests])
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return the reply to each (context, settings); those with equal settings go through together."""
@@ -42,7 +42,7 @@ class HarnessModel(LM):
         replies: dict[int, str] = {}
         for members in groups.values():
             settings = _settings(requests[members[0]].args[1])
-            found = self.reader.reply([requests[i].args[0] for i in members], **settings)
+            found = self.model.reply([requests[i].args[0] for i in members], **settings)
             replies |= zip(members, found, strict=True)
         return [replies[i] for i in range(len(requests))]
 

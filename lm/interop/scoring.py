@@ -1,9 +1,9 @@
 """Texts scored and continued by a model: what evaluation harnesses ask for, without any harness.
 
-reader = Reader(net, params, codec, max_length=1024)
-reader.score([("The cat", " sat"), ("", "A text from its first token on.")])
-reader.score_whole(["A long text, in windows."])
-reader.reply(["Q: 2 + 2?\\nA:"], max_new=16, until=["\\n"])
+model = TextModel(net, params, codec, max_length=1024)
+model.score([("The cat", " sat"), ("", "A text from its first token on.")])
+model.score_whole(["A long text, in windows."])
+model.reply(["Q: 2 + 2?\\nA:"], max_new=16, until=["\\n"])
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextModel:
     """A model with its codec. `begins` puts the codec's `bos` before every text, as the model was trained.
 
     An empty context is `bos` in any case. A model sees at most `max_length` tokens; of longer contexts, the end.
