@@ -37,18 +37,31 @@ def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key:
     return total / jnp.maximum(count, 1e-9), metrics
 
 
-def verifier(
-    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, auxiliary: float = 0.3
-) -> tuple[Array, Metrics]:
-    """Return the weighted mean of the label's cross-entropy at every position, and `auxiliary` times the next token's.
+def token_values(logits_BLV: Array, batch: Batch) -> Array:
+    """Return the logit of each sequence being right, as far as it was read and with its next target, [B, L].
 
-    The last row of the head is the value: its logit at a position is that of the sequence being right, which
-    `batch.info["labels"]` [B, L] says by 0 or 1 (Liu et al. 2023, the second term after Cobbe et al. 2021).
+    It is the log-likelihood of the asked targets of a segment up to this one, and the logit of the head's last row,
+    which is no token. Positions count from 0 in every segment.
+    """
+    asked_BL = batch.weights > 0
+    written_BL = jnp.where(asked_BL, -cross_entropy(logits_BLV[..., :-1], batch.targets), 0.0)
+    total_BL = jnp.cumsum(written_BL, axis=1)
+    start_BL = jnp.arange(total_BL.shape[1])[None] - batch.positions
+    return logits_BLV[..., -1] + total_BL - jnp.take_along_axis(total_BL - written_BL, start_BL, axis=1)
+
+
+def verifier(
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, auxiliary: float = 1.0
+) -> tuple[Array, Metrics]:
+    """Return the weighted mean of the label's cross-entropy at every token, and of a right one's next token.
+
+    `batch.info["labels"]` [B, L] says by 0 or 1 whether the sequence is right (Liu et al. 2023, section 4); the second
+    term, times `auxiliary`, is after Cobbe et al. 2021. Wrong sequences are judged, not learned.
     """
     logits_BLV = apply(params, batch, key).logits
-    values_BL, labels_BL = logits_BLV[..., -1], batch.info["labels"]
+    values_BL, labels_BL = token_values(logits_BLV, batch), batch.info["labels"]
     judged_BL = jax.nn.softplus(values_BL) - labels_BL * values_BL
-    written_BL = cross_entropy(logits_BLV[..., :-1], batch.targets)
+    written_BL = labels_BL * cross_entropy(logits_BLV[..., :-1], batch.targets)
     count = jnp.sum(batch.weights)
     judged, written = (jnp.sum(losses_BL * batch.weights) for losses_BL in (judged_BL, written_BL))
     total = judged + auxiliary * written
@@ -58,6 +71,26 @@ def verifier(
         "accuracy": Mean(jnp.sum(((values_BL > 0) == labels_BL) * batch.weights), count),
     }
     return total / jnp.maximum(count, 1e-9), metrics
+
+
+def consistency(
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, weight: float = 0.3
+) -> tuple[Array, Metrics]:
+    """Return the next token's loss, and `weight` times the mean square by which the logits change behind other text.
+
+    `batch.info["same"]` [B, P + L] are the inputs behind text that should change nothing (Wen et al. 2023).
+    """
+    loss, metrics = next_token(apply, params, batch, key)
+    same_BT = batch.info["same"]
+    positions_BT = jnp.broadcast_to(jnp.arange(same_BT.shape[1]), same_BT.shape)
+    moved = batch._replace(inputs=same_BT, positions=positions_BT)
+    logits_BLV = apply(params, batch, key).logits  # as in `next_token`: compiled once
+    change_BL = jnp.square(apply(params, moved, key).logits[:, -batch.inputs.shape[1] :] - logits_BLV).mean(axis=-1)
+    count = jnp.sum(batch.weights)
+    changed = jnp.sum(change_BL * batch.weights)
+    total = Mean(metrics["loss"].sum + weight * changed, count)
+    metrics = metrics | {"loss": total, "change": Mean(changed, count)}
+    return loss + weight * changed / jnp.maximum(count, 1e-9), metrics
 
 
 def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
@@ -72,4 +105,6 @@ def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | Non
     return on_augmented
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"next_token": next_token, "verifier": verifier})
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {"next_token": next_token, "verifier": verifier, "consistency": consistency}
+)

@@ -13,10 +13,10 @@ import pytest
 
 from lm.candidates import auroc, calibration, majority_vote, pass_at_k, sigmoid, vote_at_k
 from lm.config import TrainConfig, TransformerConfig
-from lm.data import pack, read_jsonl
+from lm.data import Document, pack, read_jsonl
 from lm.evaluate import bootstrap
 from lm.exits import UserError
-from lm.losses import next_token, verifier
+from lm.losses import token_values, verifier
 from lm.models import build
 from lm.strict import ConfigError, override
 from lm.train import fit
@@ -45,41 +45,51 @@ def batch_of(tokens_BL, **info):
 
 
 def test_the_objective_is_what_its_formula_says():
-    logits_BLV = jnp.array([[[1.0, 2.0, 0.5], [0.0, -1.0, -2.0], [3.0, 3.0, 9.0]]])
-    batch = batch_of(jnp.array([[1, 0, 1]]), labels=jnp.array([[1.0, 0.0, 0.0]]))
-    batch = batch._replace(weights=jnp.array([[0.5, 2.0, 0.0]]))
+    logits_BLV = jnp.array([[[9.0, 9.0, 7.0], [1.0, 2.0, 0.5], [0.0, -1.0, -2.0], [3.0, 3.0, 9.0], [0.0, 0.0, 1.0]]])
+    batch = batch_of(jnp.array([[1, 1, 0, 1, 0]]), labels=jnp.array([[0.0, 1.0, 1.0, 0.0, 0.0]]))
+    batch = batch._replace(
+        targets=jnp.array([[1, 0, 1, 1, 0]]),
+        weights=jnp.array([[0.0, 0.5, 2.0, 0.0, 1.0]]),
+        positions=jnp.array([[0, 1, 2, 0, 1]]),  # two documents, the first right and the second wrong
+    )
+    worse = -np.log(1 + np.exp(1.0))  # the target's log-likelihood where the other token is better by 1
+    values = [7.0, 0.5 + worse, -2.0 + 2 * worse, 9.0, 1.0 - np.log(2)]
+    np.testing.assert_allclose(token_values(logits_BLV, batch)[0], values, rtol=1e-6)
     loss, metrics = verifier(lambda *_: Outputs(logits_BLV), None, batch, None, auxiliary=0.25)
-    value = [-np.log(sigmoid(0.5)), -np.log(1 - sigmoid(-2.0))]
-    written = [np.log(1 + np.exp(1.0)), np.log(1 + np.exp(1.0))]  # targets 0 and 1, each the worse by 1
-    each = [v + 0.25 * w for v, w in zip(value, written, strict=True)]
-    assert float(loss) == pytest.approx((0.5 * each[0] + 2 * each[1]) / 2.5, rel=1e-6)
+    judged = [-np.log(sigmoid(values[1])), -np.log(sigmoid(values[2])), -np.log(1 - sigmoid(values[4]))]
+    value = (0.5 * judged[0] + 2 * judged[1] + judged[2]) / 3.5
+    assert float(loss) == pytest.approx(value - 0.25 * 2.5 * worse / 3.5, rel=1e-6)
     assert float(metrics["loss"].value) == pytest.approx(float(loss))
-    assert float(metrics["value_loss"].value) == pytest.approx((0.5 * value[0] + 2 * value[1]) / 2.5, rel=1e-6)
-    assert float(metrics["accuracy"].value) == 1.0
+    assert float(metrics["value_loss"].value) == pytest.approx(value, rel=1e-6)
+    assert float(metrics["accuracy"].value) == 0
 
 
 @pytest.mark.parametrize("model", [CONFIG, override(CONFIG, {"tied": False, "bias": True})])
-def test_a_verifier_begins_as_its_generator_with_scores_of_zero(model):
+def test_a_verifier_begins_as_its_generator(model):
     generator, judging = build(model), build(override(model, {"vocabulary": 41}))
     params = generator.init(jax.random.key(0))
     started = value_row(params)
     wanted = jax.eval_shape(judging.init, jax.random.key(0))
     assert jax.tree.map(jnp.shape, started) == jax.tree.map(jnp.shape, wanted)
-    batch = batch_of(TOKENS_BL, labels=jnp.ones(TOKENS_BL.shape))
+    batch = batch_of(TOKENS_BL)
     logits_BLV = judging.apply(started, batch).logits
     np.testing.assert_array_equal(logits_BLV[..., -1], 0)
     np.testing.assert_allclose(logits_BLV[..., :-1], generator.apply(params, batch).logits, atol=1e-6)
-    assert score(judging, started, [[1, 2], [3]]) == [0.0, 0.0]
-    loss, _ = verifier(judging.apply, started, batch, None, auxiliary=0.5)
-    assert float(loss) == pytest.approx(np.log(2) + 0.5 * float(next_token(generator.apply, params, batch, None)[0]))
+    likelihood_BLV = jax.nn.log_softmax(generator.apply(params, batch).logits)
+    said = [likelihood_BLV[0, i, TOKENS_BL[0, i + 1]] for i in (2, 3)]
+    assert score(judging, started, [([1, 7, 3], [9, 9])])[0] == pytest.approx(float(sum(said)), abs=1e-5)
 
 
-def test_scores_are_the_logits_behind_the_last_token_whatever_the_padding():
+def test_scores_are_the_values_of_training_whatever_the_padding():
     net = build(CONFIG)
     params = net.init(jax.random.key(1))
-    sequences = [[1, 5, 6], [1] * 11, [1, 5, 6], [4], list(range(20))]
-    alone = [float(net.apply(params, batch_of(jnp.array([s]))).logits[0, -1, -1]) for s in sequences]
-    np.testing.assert_allclose(score(net, params, sequences), alone, atol=1e-5)
+    pairs = [([1, 5, 6], [4]), ([1] * 11, [3, 2]), ([1, 5, 6], [4]), ([4, 4], list(range(20))), ([7], [8, 9, 2])]
+    documents = [Document([*a, *b], [0.0] * len(a) + [1.0] * len(b)) for a, b in pairs]
+    windows = list(pack(documents, 40))
+    batch = Batch(**{name: np.stack([window[name] for window in windows]) for name in windows[0]}, info={})
+    values_BL = np.asarray(token_values(net.apply(params, batch).logits, batch))
+    ends_BL = (batch.weights > 0) & (np.roll(batch.segments, -1, axis=1) != batch.segments)
+    assert sorted(score(net, params, pairs)) == pytest.approx(sorted(values_BL[ends_BL]), abs=1e-4)
 
 
 # What verifiers are trained on
@@ -249,7 +259,7 @@ def test_the_duo_runs_whole_and_reports(whole):
     _, folder = whole
     summary = json.loads((folder / "summary.json").read_text())
     assert {"verifier", "majority", "weighted_vote", "random", "oracle", "greedy", "auroc"} < set(summary["metrics"])
-    assert {"gain_over_greedy", "gain_over_majority", "gain_over_random"} < set(summary["metrics"])
+    assert {"gain_over_greedy", "gain_over_majority", "gain_over_random", "likelihood"} < set(summary["metrics"])
     assert list(summary["slices"]["candidates"]) == ["1", "2", "4"] and summary["step"] in (2, 4)
     report = (folder / "report.html").read_text()
     assert "by candidates over candidates" in report and "Results by probability" in report

@@ -32,7 +32,7 @@ from lm.transforms import value_row
 from tasks.math import gsm8k
 from tasks.math.data import held_out
 from tasks.math.graded import Draw, Graded, Question, keep, read_graded, sample_graded, shares
-from tasks.math.selection import selection
+from tasks.math.selection import best, selection
 from tasks.math.tinygsm import TinyGSM
 from tasks.math.verifier import HELD_OUT, TRAIN, examples, judge, verifier_recipe
 
@@ -68,9 +68,9 @@ class Duo(Sampling):
     held_out: int = 150  # questions
     test: int = 300  # questions
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warmup_steps=50, beta2=0.98, final_fraction=0.01)
+        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup_steps=20, beta2=0.98, final_fraction=0.01)
     )
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, batch_size=16, save_every=100))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=300, batch_size=16, save_every=100))
 
     def __post_init__(self):
         super().__post_init__()
@@ -158,7 +158,9 @@ def run_duo(recipe: Recipe, folder: Path, workdir: Path, duo: Duo, quiet: bool =
         summary = fit(judging, workdir / "verifier", quiet=quiet, initial=begun).summary
         verifier = load(judging, workdir / "verifier", best_step(workdir / "verifier"))
         scored = judge(verifier.net, verifier.params, tested)
-        summary |= {"recipe": judging.name, "step": verifier.step, **selection(scored).figures()}
+        found = selection(scored)
+        found.metrics["likelihood"] = best(judge(verifier.net, begun, tested))  # of the generator: before training
+        summary |= {"recipe": judging.name, "step": verifier.step, **found.figures()}
         mine.stamp({"duo": asdict(duo), "generator": {"recipe": recipe.name, "steps": generator.steps}})
         mine.write_json("summary.json", summary)
         lines = (json.dumps(example) + "\n" for example in examples(tested, scored))

@@ -17,6 +17,7 @@ from tasks.task import Claim, Experiment
 PAPER = "TinyGSM (Liu et al. 2023)"
 FIRST, EVERY = 250, 25  # steps of the generator after which it is looked at
 ENOUGH = 0.5  # greedy accuracy at which it stops
+LONGEST = 96  # tokens of a program
 LOOKS = 150  # questions that this is measured on; the verifier trains on them later
 
 
@@ -29,9 +30,10 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     duo = Duo(
         temperatures=(0.8,),
         steps=steps,
+        longest=LONGEST,
         held_out=100,
         seed=seed,
-        train=TrainConfig(steps=400, batch_size=16, save_every=100, seed=seed),
+        train=TrainConfig(steps=200, batch_size=16, save_every=50, seed=seed),
     )
     summary = run_duo(recipe, folder, workdir / "duo", duo, quiet=True)
     figures = {name: rate["value"] for name, rate in summary["metrics"].items()}
@@ -43,8 +45,8 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     }
     figures["between"] = float(figures["random"] <= figures["verifier"] <= figures["oracle"])
 
-    train = TrainConfig(steps=200, batch_size=16, seed=seed)
-    round_ = Round(temperatures=(0.8,), steps=steps, seed=seed, problems=0, train=train)
+    train = TrainConfig(steps=150, batch_size=16, seed=seed)
+    round_ = Round(temperatures=(0.8,), steps=steps, longest=LONGEST, seed=seed, problems=0, train=train)
     learned = run_round(recipe, folder, workdir / "duo", round_, quiet=True)
     for when in ("before", "after"):
         figures[f"self_training_{when}"] = learned[when]["execution_accuracy"]["value"]

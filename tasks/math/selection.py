@@ -64,6 +64,11 @@ def selection(questions: Sequence[Judged]) -> Evaluation:
     return Evaluation(metrics, {"candidates": slices, "probability": reliability(questions)}, [])
 
 
+def best(questions: Sequence[Judged]) -> Rate:
+    """Return the accuracy of the best score among all candidates."""
+    return mean(np.array([RULES["verifier"](question, len(question.right)) for question in questions]))
+
+
 def counts(samples: int) -> list[int]:
     """Return 1, 2, 4, ... and the number of samples itself."""
     return sorted({min(2**i, samples) for i in range(samples.bit_length() + 1)})

@@ -1,7 +1,10 @@
-"""A verifier: a copy of the generator with one more row of its head, which says at every token whether the program
+"""A verifier: a copy of the generator with one more row of its head, trained to say at every token whether the program
 will give the right answer.
 
-Liu et al. 2023, arXiv 2312.09241, sections 2 and 4. Trained on graded samples of the generator (tasks/math/graded.py).
+Liu et al. 2023, arXiv 2312.09241, section 4. Its value is that row's logit on top of the log-likelihood of the program
+so far (`lm.losses.token_values`), so that it begins by ranking programs as the generator does. By the row alone three
+layers learn little from a thousand questions: a token would have to be compared, after it was read, with what was
+expected, and it is the layer before the head that knows what that was.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from lm.config import OptimizerConfig, Recipe, TrainConfig
 from lm.data import Document
 from lm.decode import pad_left
 from lm.exits import UserError
-from lm.types import Array, Batch, Evaluation, Key, Net, Params, Source
+from lm.losses import token_values
+from lm.types import Array, Batch, Evaluation, Example, Key, Net, Params, Source
 from tasks.math.graded import Candidate, Graded, distinct, read_graded
 from tasks.math.problem import figure
 from tasks.math.selection import Judged, selection
@@ -68,6 +72,9 @@ class Verifier(Task):
         facts = {"corpus": corpus.facts, "windows": corpus.size}
         return Source(draw=None, at=lambda step: labelled(corpus.at(step)), evaluate=evaluate, facts=facts)
 
+    def test_example(self, key: Key, index: Array, size: Array) -> Example:
+        raise UserError("a verifier judges programs and writes none; sample from its generator")
+
     def show(self, seed: int, index: int, size: int) -> str:
         found = [(q, c) for q in read_graded(Path(self.folder) / HELD_OUT) for c in q.candidates if c.right == size]
         if index >= len(found):
@@ -96,29 +103,33 @@ def labelled(batch: Batch) -> Batch:
     return batch._replace(weights=np.abs(batch.weights), info={"labels": (batch.weights > 0).astype(np.float32)})
 
 
-def score(net: Net, params: Params, sequences: Sequence[Sequence[int]]) -> list[float]:
-    """Return the value logit behind the last token of every sequence; equal ones are read once."""
-    unique = sorted(set(map(tuple, sequences)), key=lambda sequence: (len(sequence), sequence))
-    scores: dict[tuple[int, ...], float] = {}
+def score(net: Net, params: Params, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    """Return the value behind the last token of every (prompt, program); equal ones are read once."""
+    unique = sorted({(tuple(a), tuple(b)) for a, b in pairs}, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+    scores: dict[Any, float] = {}
     for start in range(0, len(unique), SCORED_AT_ONCE):
         rows = unique[start : start + SCORED_AT_ONCE]
         filled = rows + rows[:1] * (SCORED_AT_ONCE - len(rows))  # one shape, few programs
-        scores |= zip(rows, np.asarray(_values(net, params, *pad_left(filled, 0))).tolist(), strict=False)
-    return [scores[tuple(sequence)] for sequence in sequences]
+        tokens_BL, segments_BL = pad_left([prompt + program for prompt, program in filled], 0)
+        lengths_B = np.array([len(program) for _, program in filled])
+        values_B = np.asarray(_values(net, params, tokens_BL, segments_BL, lengths_B))
+        scores |= zip(rows, values_B.tolist(), strict=False)
+    return [scores[tuple(prompt), tuple(program)] for prompt, program in pairs]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _values(net: Net, params: Params, tokens_BL: Array, segments_BL: Array) -> Array:
-    positions_BL = jnp.maximum(jnp.cumsum(segments_BL, axis=1) - 1, 0)
-    batch = Batch(tokens_BL, tokens_BL, jnp.zeros(tokens_BL.shape), positions_BL, {}, segments_BL)
-    outputs = net.apply(params, batch)
-    return outputs._replace(features=outputs.features[:, -1:]).logits[:, 0, -1]
+def _values(net: Net, params: Params, tokens_BL: Array, segments_BL: Array, lengths_B: Array) -> Array:
+    positions_BL = jnp.maximum(jnp.cumsum(segments_BL, axis=1) - 1, 0)[:, :-1]
+    asked_BL = jnp.arange(tokens_BL.shape[1])[None] >= tokens_BL.shape[1] - lengths_B[:, None]
+    weights_BL = asked_BL[:, 1:].astype(jnp.float32)
+    batch = Batch(tokens_BL[:, :-1], tokens_BL[:, 1:], weights_BL, positions_BL, {}, segments_BL[:, :-1])
+    return token_values(net.apply(params, batch).logits, batch)[:, -1]
 
 
 def judge(net: Net, params: Params, questions: Sequence[Graded]) -> list[Judged]:
-    """Score every sampled candidate at the place where its end, or its last token, is to be predicted."""
-    read = [[*question.prompt, *candidate.tokens[:-1]] for question in questions for candidate in sampled(question)]
-    scores = iter(score(net, params, read))
+    """Score every sampled candidate."""
+    pairs = [(question.prompt, candidate.tokens) for question in questions for candidate in sampled(question)]
+    scores = iter(score(net, params, pairs))
     judged = []
     for question in questions:
         drawn = sampled(question)
