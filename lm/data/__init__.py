@@ -5,6 +5,9 @@ packing:        Document, pack
 corpus:         build_corpus, Corpus
 jsonl:          read_jsonl, read_json, require_texts
 decontaminate:  Contamination, remove_contaminated, Collision
+clean:          clean_markdown, is_prose, remove_repeated, split_of
+minhash:        remove_near_duplicates
+mixture:        Mixture, Phase
 images:         Images, cifar, digits, open_images, shuffled
 """
 
@@ -24,6 +27,13 @@ SURFACE = {
     "Contamination": "decontaminate",
     "remove_contaminated": "decontaminate",
     "Collision": "decontaminate",
+    "clean_markdown": "clean",
+    "is_prose": "clean",
+    "remove_repeated": "clean",
+    "split_of": "clean",
+    "remove_near_duplicates": "minhash",
+    "Mixture": "mixture",
+    "Phase": "mixture",
     "Images": "images",
     "cifar": "images",
     "digits": "images",
