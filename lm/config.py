@@ -146,6 +146,19 @@ class RNNConfig:
 
 
 @dataclass(frozen=True)
+class ReaderConfig:
+    """One layer of attention without residual or positions, a norm, a feed-forward layer (Wen et al. 2023).
+
+    What it predicts depends on the mean of what it read alone, which theorems on bracket languages are about.
+    """
+
+    vocabulary: int = 24  # ids that are read
+    outputs: int = 8  # tokens that are predicted
+    width: int = 50
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
 class MLPConfig:
     """Embedded (or raw, with vocabulary None) inputs, flattened, through equal hidden layers, to `outputs`.
 
@@ -207,7 +220,7 @@ RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
     }
 )
 
-ModelConfig = TransformerConfig | RNNConfig | MLPConfig | ResNetConfig
+ModelConfig = TransformerConfig | RNNConfig | ReaderConfig | MLPConfig | ResNetConfig
 
 
 @dataclass(frozen=True)
@@ -378,7 +391,7 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
+        TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
         MajorityKernels, BlockScales, Looped, Growth, Recipe,
     )
 }  # fmt: skip

@@ -25,6 +25,8 @@ from tasks.formal.automata import (
     automaton_scratchpad_cpu,
 )
 from tasks.formal.automata_study import AUTOMATA
+from tasks.formal.dyck import Dyck, dyck_balanced_cpu, dyck_cpu
+from tasks.formal.dyck_study import DYCK
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
@@ -77,6 +79,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
         for task in (
             FlipFlop,
             Automaton,
+            Dyck,
             ModularArithmetic,
             Addition,
             Sorting,
@@ -102,6 +105,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             automaton_parity_cpu,
             automaton_scratchpad_cpu,
             automaton_full,
+            dyck_cpu,
+            dyck_balanced_cpu,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
             addition_cpu,
@@ -141,6 +146,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         for experiment in (
             FLIP_FLOP,
             AUTOMATA,
+            DYCK,
             POSITION_COUPLING,
             GROKKING,
             TINYGSM,

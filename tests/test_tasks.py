@@ -18,6 +18,8 @@ from lm.strict import ConfigError, from_json, to_json
 from tasks.arithmetic.addition import ZERO, Addition
 from tasks.arithmetic.sorting import FIRST, Sorting
 from tasks.build import add_digits, below, concatenate, latest, numeral
+from tasks.formal.automata import Automaton
+from tasks.formal.dyck import Dyck
 from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
 from tasks.formal.grokking import by_hand, character, explained
@@ -42,6 +44,11 @@ DRAWN = {
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
     "digits": Digits(),
     "digits altered": Digits(train_count=100, label_noise=0.5, augment=Augment(shift=2, flip=True, cutout=3)),
+    "automaton": Automaton(length=20, longest=30),
+    "automaton of stacks": Automaton(family="stack", order=2, length=16, revealed=0.5),
+    "automaton with a scratchpad": Automaton(family="symmetric", order=3, length=12, longest=16, form="scratchpad"),
+    "brackets with depths": Dyck(length=12, longest=20),
+    "brackets, pumped": Dyck(kinds=3, depth=3, length=12, longest=20, form="tokens", pumped=True),
     "shapes": Shapes(),
     "shapes again": Shapes(side=12, kinds=4, noise=50, train_count=30, label_noise=0.5, augment=Augment(shift=1)),
 }
