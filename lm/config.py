@@ -152,8 +152,8 @@ class ReaderConfig:
     What it predicts depends on the mean of what it read alone, which theorems on bracket languages are about.
     """
 
-    vocabulary: int = 24  # ids that are read
-    outputs: int = 8  # tokens that are predicted
+    vocabulary: int = 24
+    depth: int = 1  # no other is built: the theorems are about one layer
     width: int = 50
     dtype: str = "auto"
 

@@ -100,4 +100,5 @@ def test_impossible_brackets_are_refused():
     for wrong in ({"kinds": 0}, {"depth": 17}, {"length": 1}, {"longest": 4}, {"form": "words"}):
         with pytest.raises(ConfigError):
             Dyck(**wrong)
-    assert dyck_balanced_cpu().objective == "consistency"
+    with pytest.raises(ConfigError, match="model.depth of a reader must be 1"):
+        build(replace(dyck_balanced_cpu().model, depth=2))

@@ -6,7 +6,7 @@ direction of a weighted mean, so theorems can say which weights are right. Param
     embedding/table                     [vocabulary, D]
     query, key, value, output /kernel   [D, D]
     feedforward/up, feedforward/down    [D, D]
-    head/kernel                         [D, outputs]
+    head/kernel                         [D, vocabulary]
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import jax.numpy as jnp
 
 from lm.config import ReaderConfig
 from lm.models.layers import Embedding, FeedForward, Projection, Weights, compute_dtype, fan_in_normal
-from lm.strict import require_positive
+from lm.strict import ConfigError, require_positive
 from lm.types import Array, Batch, Key, Net, Outputs, Params
 
 
 class Reader(nn.Module):
-    """The whole network as a Linen module: ids [B, L] to outputs [B, L, outputs]."""
+    """The whole network as a Linen module: ids [B, L] to logits [B, L, vocabulary]."""
 
     config: ReaderConfig
 
@@ -35,7 +35,7 @@ class Reader(nn.Module):
         self.embedding = Embedding(config.vocabulary, config.width, dtype, nn.initializers.normal(1.0))
         self.query, self.key, self.value, self.output = (Projection(config.width, dtype=dtype) for _ in range(4))
         self.feedforward = FeedForward(config.width, "gelu", False, dtype)
-        self.head = Weights(config.outputs, False, fan_in_normal)
+        self.head = Weights(config.vocabulary, False, fan_in_normal)
 
     def __call__(self, ids_BL: Array) -> Outputs:
         weights_BLS, values_BSD = self.attend(ids_BL)
@@ -64,8 +64,10 @@ def normalised(x_BLD: Array, epsilon: float = 1e-12) -> Array:
 
 def resolve(config: ReaderConfig) -> ReaderConfig:
     """Return the configuration with its precision filled in; raise ConfigError where it makes no model."""
-    for name in ("vocabulary", "outputs", "width"):
+    for name in ("vocabulary", "width"):
         require_positive(f"model.{name}", getattr(config, name))
+    if config.depth != 1:
+        raise ConfigError(f"model.depth of a reader must be 1, got {config.depth}")
     return dataclasses.replace(config, dtype=compute_dtype(config.dtype))
 
 

@@ -218,7 +218,7 @@ def dyck_cpu() -> Recipe:
     return Recipe(
         name="dyck_cpu",
         task=Dyck(),
-        model=ReaderConfig(vocabulary=24, outputs=8, width=50),
+        model=ReaderConfig(vocabulary=24, width=50),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_fraction=0.0, beta2=0.999, clip=None),
         train=TrainConfig(steps=1500, batch_size=100),
     )

@@ -25,9 +25,9 @@ def by_hand(task: Dyck) -> tuple[ReaderConfig, Params]:
     outweighs all below it.
     """
     kinds, depth = task.kinds, task.depth
-    config = ReaderConfig(vocabulary=task.vocabulary, outputs=task.outputs, width=2 * kinds + 2)
+    config = ReaderConfig(vocabulary=task.vocabulary, width=2 * kinds + 2)
     width = config.width
-    embedding, head = np.zeros((config.vocabulary, width)), np.zeros((width, config.outputs))
+    embedding, head = np.zeros((config.vocabulary, width)), np.zeros((width, config.vocabulary))
     for kind, level in product(range(kinds), range(depth)):
         for closes, sign in ((0, 1.0), (1, -1.0)):
             row = task.outputs + (kind + kinds * closes) * depth + level
