@@ -3,16 +3,22 @@
 import math
 import struct
 
+import jax
 import numpy as np
 import pytest
 
 from lm.config import Rotary, TransformerConfig
+from lm.decode import sample
 from lm.exits import Unusable, UserError
+from lm.interop import load_codec
 from lm.interop.ggml import FORMATS, decode_blocks
 from lm.interop.gguf import load_gguf, read_gguf
+from lm.models import build
+from lm.types import Batch
 
 F32, F16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K, BF16 = 0, 1, 2, 3, 8, 12, 14, 30
 BLOCKS = 40
+PARAMETERS = 134_515_008  # of SmolLM2-135M
 
 
 def half(data, at):
@@ -315,5 +321,27 @@ def test_what_is_no_llama_is_refused(tmp_path, case):
 
 def test_smollm2_has_the_published_size(smollm2):
     file = read_gguf(smollm2)
-    assert sum(math.prod(info.shape) for info in file.tensors.values()) == 134_515_008
+    assert sum(math.prod(info.shape) for info in file.tensors.values()) == PARAMETERS
     assert {info.form.name for info in file.tensors.values()} == {"F32", "Q8_0", "Q4_1"}
+
+
+@pytest.mark.slow
+def test_smollm2_has_the_scores_of_transformers(smollm2):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    for package in ("torch", "gguf", "accelerate"):
+        pytest.importorskip(package, reason=f"the package {package} is not installed")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype="float32")
+    ours, (config, params) = load_codec(smollm2), load_gguf(smollm2)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS
+    net = build(config)
+    prompt = ours.encode("Natalia sold clips to 48 of her friends in April, and then half as many in May.")
+    ids = np.array([prompt])
+    batch = Batch(ids, ids, np.ones(ids.shape), np.arange(ids.shape[1])[None], {}, None)
+    expected = theirs(theirs.dummy_inputs["input_ids"].new_tensor(ids)).logits.detach().numpy()
+    # Scores of up to 33; one float32 step at that size is 4e-6.
+    np.testing.assert_allclose(net.apply(params, batch).logits, expected, atol=1e-3)
+    tokens = theirs.generate(theirs.dummy_inputs["input_ids"].new_tensor(ids), max_new_tokens=8, do_sample=False)
+    found = sample(net, params, [prompt], max_new=8, stop=ours.eos, key=jax.random.key(0))
+    assert (
+        found.tokens[0, 0, : found.lengths[0, 0]].tolist() == tokens[0, len(prompt) :].tolist()[: found.lengths[0, 0]]
+    )
