@@ -1,8 +1,9 @@
 """Train a verifier for a trained generator and choose among its programs: the whole duo, stage by stage.
 
 python scripts/duo.py --generator runs/tinygsm_cpu --workdir runs/duo --steps 300 400
-Samples are graded by execution; with --gsm8k DIR the questions are GSM8K's. The same command goes on after a kill. The
-last line on stdout is the summary as JSON; report.html shows every rule over the number of candidates.
+Samples are graded by execution; with --gsm8k DIR the questions are GSM8K's, in the paper's sizes with --questions 7000
+--held_out 473 --test 1319 --samples 48 --temperatures 0.5 0.7 --steps 1000 6000 12000. The same command goes on after a
+kill. The last line on stdout is the summary as JSON; report.html shows every rule over the number of candidates.
 """
 
 from __future__ import annotations
