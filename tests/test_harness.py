@@ -1,5 +1,6 @@
 """What harnesses ask for, against direct computation: scores of continuations, of long texts, replies that stop."""
 
+import json
 from functools import cache
 from types import SimpleNamespace
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from lm.config import TransformerConfig
+from lm.exits import UserError
 from lm.interop.scoring import TextModel, cut, roll
 from lm.models import build
 from lm.strict import ConfigError
 from lm.types import Batch
+from tasks.harness import LOCAL, grade_worked
 
 LETTERS = "abcdefgh .\n"
 PAD, BOS, EOS = 0, 1, 2
@@ -135,7 +138,7 @@ def test_a_long_text_is_the_sum_of_its_windows():
 
 
 def test_replies_go_on_greedily_and_stop_where_asked():
-    contexts = ["abc", "f. e", "h" * 60]
+    contexts = ["abc", "f. e", "h" * 30 + "fed. gh cab" * 2]
     for context, reply in zip(contexts, model().reply(contexts, max_new=8), strict=True):
         tokens = [BOS, *Letters().encode(context)][-16:]
         for _ in range(8):
@@ -177,3 +180,30 @@ def test_the_harness_gets_its_answers():
     assert found == [expected[0], *model().reply(["h"], **four), expected[1]]
     with pytest.raises(ConfigError, match="num_beams"):
         harness.generate_until(requests(("abc", {"num_beams": 4})))
+
+
+PAIRS = [("one", "abc", "g.h"), ("one", "ab", "hh"), ("two", "fed", "def"), ("two", "cab", "ccc")]
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_blimp_counts_the_pairs_whose_good_sentence_is_likelier(tmp_path, count):
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    from lm.interop.harness import HarnessModel
+
+    rows = [{"uid": uid, "good": good, "bad": bad} for uid, good, bad in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = LOCAL["blimp"](tmp_path, count)
+    found = lm_eval.simple_evaluate(model=HarnessModel(model()), tasks=[task], bootstrap_iters=0)["results"]["blimp"]
+    asked = PAIRS if count is None else PAIRS[::2]
+    scores = [model().score([("", good), ("", bad)]) for _, good, bad in asked]
+    assert found["acc,none"] == np.mean([good.logprob > bad.logprob for good, bad in scores])
+    with pytest.raises(UserError, match="must hold a .jsonl file"):
+        LOCAL["blimp"](tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "reply, strict, lenient",
+    [("so 7\n#### 7", 1, 1), ("#### 1,007\nthen 7", 0, 1), ("it is 7", 0, 1), ("#### 7\nthen 8", 1, 0), ("none", 0, 0)],
+)
+def test_worked_solutions_are_graded_both_ways(reply, strict, lenient):
+    assert grade_worked({"answer": "3+4=7\n#### 7"}, [reply]) == {"strict": strict, "lenient": lenient}
