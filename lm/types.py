@@ -133,12 +133,17 @@ class TrainState(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A proportion with its 95 % interval (Wilson) and the number of trials behind it."""
+    """A proportion with its 95 % interval (Wilson) and the number of trials behind it; or a mean with a `unit`."""
 
     value: float
     low: float
     high: float
     count: int  # type: ignore[assignment]
+    unit: str = ""  # "" is a proportion
+
+    def figures(self) -> dict[str, Any]:
+        """Return the rate as JSON, with its unit where it has one."""
+        return {name: value for name, value in self._asdict().items() if name != "unit" or value}
 
 
 class Evaluation(NamedTuple):
@@ -154,11 +159,14 @@ class Evaluation(NamedTuple):
 
     def figures(self) -> dict[str, Any]:
         """Return metrics and slices as JSON, each rate as {value, low, high, count}."""
+
+        def written(rates: dict[str, Rate]) -> dict[str, Any]:
+            return {metric: rate.figures() for metric, rate in rates.items()}
+
         slices = {
-            slicing: {name: {metric: rate._asdict() for metric, rate in rates.items()} for name, rates in parts.items()}
-            for slicing, parts in self.slices.items()
+            slicing: {name: written(rates) for name, rates in parts.items()} for slicing, parts in self.slices.items()
         }
-        return {"metrics": {metric: rate._asdict() for metric, rate in self.metrics.items()}, "slices": slices}
+        return {"metrics": written(self.metrics), "slices": slices}
 
 
 class Candidates(NamedTuple):

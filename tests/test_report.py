@@ -21,6 +21,7 @@ from lm.report.progress import Progress
 from lm.report.svg import WIDTH, Series, bar_chart, line_chart, standalone, ticks
 from lm.report.writer import Writer, crc32c, read_rows
 from lm.strict import ConfigError
+from lm.types import Rate
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = "from lm.report.folder import RunFolder; f = RunFolder({!r}); f.__enter__(); print('held', flush=True); input()"
@@ -254,7 +255,7 @@ def make_run(folder: Path) -> None:
                 "loss": None,
                 "wall_seconds": 3700.0,
                 "tokens_per_second": 5.0,
-                "metrics": {EVIL_NAME: rate},
+                "metrics": {EVIL_NAME: rate, "cost": Rate(2.5, 2.25, 2.75, 8, f"bits{EVIL}").figures()},
                 "slices": {
                     "size": {str(i): {EVIL_NAME: rate, "tokens": {**rate, "count": 98765}} for i in range(3)},
                     EVIL_NAME: {EVIL: {EVIL_NAME: rate}},
@@ -307,6 +308,8 @@ def test_the_report_is_one_page_that_loads_nothing_and_escapes_everything(tmp_pa
     for words in (
         "50.0 %",
         "95 % interval 25.0 – 75.0 %",
+        "2.500 bits",
+        "95 % interval 2.250 – 2.750",
         "1,234 counted",
         "1 h 1 min",
         "3 × 4",

@@ -106,7 +106,7 @@ def _header(title: str, summary: Mapping[str, Any], status: Mapping[str, Any], s
 def _headline(summary: Mapping[str, Any]) -> str:
     tiles = (
         f'<div class="tile{" first" if i == 0 else ""}"><span>{escape(_words(name))}</span>'
-        f"<b>{_percent(rate['value'])}</b><span>95 % interval {_interval(rate)}</span>"
+        f"<b>{escape(_cells(rate)[0])}</b><span>95 % interval {escape(_cells(rate)[1])}</span>"
         f"<span>{rate['count']:,} counted</span></div>"
         for i, (name, rate) in enumerate(summary.get("metrics", {}).items())
     )
@@ -255,11 +255,10 @@ def _folded(body: str, rows: int) -> str:
 
 
 def _cells(rate: Mapping[str, Any]) -> tuple[str, str]:
-    return _percent(rate["value"]), _interval(rate)
-
-
-def _interval(rate: Mapping[str, Any]) -> str:
-    return f"{100 * rate['low']:.1f} – {_percent(rate['high'])}"
+    """Return a rate and its interval as a reader sees them: a proportion in percent, a mean with its unit."""
+    if rate.get("unit"):
+        return f"{rate['value']:.3f} {rate['unit']}", f"{rate['low']:.3f} – {rate['high']:.3f}"
+    return _percent(rate["value"]), f"{100 * rate['low']:.1f} – {_percent(rate['high'])}"
 
 
 def _percent(value: float) -> str:

@@ -231,7 +231,7 @@ def bits_per_character(
         bits = np.concatenate([np.asarray(nats(batch)) for batch in batches])[:count] / math.log(2)
         characters = sum(map(len, shown))
         value, spread = float(bits.sum()) / characters, 1.96 * float(bits.std()) * math.sqrt(count) / characters
-        found[f"bits_per_character_{source}"] = Rate(value, value - spread, value + spread, characters)
+        found[f"bits_per_character_{source}"] = Rate(value, value - spread, value + spread, characters, "bits")
     return found
 
 
