@@ -84,6 +84,15 @@ def test_text_survives_and_spells_no_special_token(tmp_path, split):
         codec.encode("\ud800")
 
 
+def test_tokens_of_the_user_are_no_special_ones(tmp_path):
+    tokens = vocabulary()[0]
+    types = [3] * len(SPECIALS) + [4 if token == "12" else 1 for token in tokens[len(SPECIALS) :]]
+    codec = load_codec(gguf(tmp_path, token_type=(9, (5, types))))
+    assert list(codec.specials) == SPECIALS
+    assert codec.encode("x12") == [tokens.index("x"), tokens.index("12")]  # which the split would cut into digits
+    assert codec.decode(codec.encode("x12")) == "x12"
+
+
 # How a split cuts the number, the spaces before it and the contraction: the tokens of the text, bytes as they stand.
 CUTS = {
     "gpt-2": ("  1234 don't", ["Ġ", "Ġ", "123", "4", "Ġ", "d", "o", "n", "'t"]),
