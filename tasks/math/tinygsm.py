@@ -80,7 +80,7 @@ class TinyGSM(Task):
     min_steps: int = 1
     max_steps: int = 4
     distractor: float = 0.3
-    grammar: str = "small"  # small: 28 kinds of steps; full: 77, with more phrasings, names and things
+    grammar: str = "small"  # small: 28 kinds of steps; full: 75, with more phrasings, names and things
     splits: tuple[str, ...] = ("in_distribution", "new_skeleton")
     test_count: int = 500  # of each split
     tests: tuple[str, ...] | None = None
