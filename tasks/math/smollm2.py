@@ -40,6 +40,9 @@ def chat_prompt(codec: Any, question: str) -> list[int]:
 def smollm2_gsm8k_cpu() -> Recipe:
     """SmolLM2-135M-Instruct learns to answer GSM8K by programs: 40 steps of 4 windows, 4 % of the training questions.
 
+    One seed, 128 test questions: 67.2 % of the programs run where none did before, and 1.6 % (0.4 to 5.5) are right,
+    where 0.8 % (0.1 to 4.3) of the replies in words were: no difference that 128 questions could show. 24 minutes with
+    the examination on half a CPU core.
     Allal et al. 2025 (the model), Cobbe et al. 2021 (the questions), Liu et al. 2023 (programs as answers). Give
     the model's .gguf file as --weights FILE and --data.tokenizer FILE, and --data.gsm8k DIR.
     python scripts/train.py smollm2_gsm8k_cpu
