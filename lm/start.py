@@ -36,7 +36,8 @@ def _read(recipe: Recipe, path: str) -> Params:
     has, wants = resolve(found), resolve(recipe.model)
     for field in dataclasses.fields(TransformerConfig):
         a, b = (getattr(config, field.name) for config in (has, wants))
-        if a != b and field.name not in TRAINING:
+        idle = field.name in TRAINING or (field.name == "head_bias" and wants.tied)
+        if a != b and not idle:
             raise ConfigError(f"weights: {path} has model.{field.name} {a}, the recipe asks for {b}")
     return params
 
