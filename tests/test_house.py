@@ -17,7 +17,7 @@ STOREYS = (
     {"strict", "types", "config", "exits", "flops"},
     {"models", "mesh"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
-    {"interop", "start", "train", "evaluate", "decode", "candidates"},
+    {"interop", "start", "train", "observe", "probe", "evaluate", "decode", "candidates"},
     {"sweep", "trained"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}

@@ -7,13 +7,13 @@ Q new tokens, G query heads that share a key/value head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models.layers import DType, Initialiser, Projection, fan_in_normal
+from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
 from lm.types import Array
 
@@ -80,6 +80,12 @@ def blocked_attention(
 
 def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, scale, segments_BL, bias, window) -> Array:
     """Attend from one block of queries to all keys that one of them may see."""
+    weights_BHQS, seen = _weigh_block(q_BHLh, k_BKLh, rows, scale, segments_BL, bias, window)
+    return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
+
+
+def _weigh_block(q_BHLh, k_BKLh, rows: slice, scale, segments_BL, bias, window) -> tuple[Array, slice]:
+    """Return the attention of one block of queries, [B, H, Q, S], and the slice of the S keys that one may see."""
     seen = slice(0 if window is None else max(0, rows.start - window + 1), rows.stop)
     query_Q1, key_1S = jnp.arange(rows.start, rows.stop)[:, None], jnp.arange(seen.start, seen.stop)[None]
     allowed_QS = key_1S <= query_Q1 if window is None else (key_1S <= query_Q1) & (key_1S > query_Q1 - window)
@@ -87,8 +93,13 @@ def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, scale, segments_BL, bias,
     if segments_BL is not None:
         allowed = allowed & _same_segment(segments_BL[:, rows], segments_BL[:, seen])
     scores_BHQS = _scores(q_BHLh[:, :, rows], k_BKLh[:, :, seen], scale)
-    weights_BHQS = _softmax(scores_BHQS, allowed, bias and bias(rows, seen))
-    return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
+    return _softmax(scores_BHQS, allowed, bias and bias(rows, seen)), seen
+
+
+def attention_weights(q_BHLh, k_BKLh, *, scale, segments_BL=None, bias=None, window=None) -> Array:
+    """Return the attention of each token to each, [B, H, L, L] in float32."""
+    rows = slice(0, q_BHLh.shape[2])
+    return _weigh_block(q_BHLh, k_BKLh, rows, scale, segments_BL, bias, window)[0]
 
 
 def cached_attention(
@@ -192,15 +203,15 @@ class Attention(nn.Module):
         k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
         v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
         if cache is None or past is None:
-            out_BHLh = causal_attention(
-                q_BHLh,
-                k_BKLh,
-                v_BKLh,
-                scale=self.scale,
-                segments_BL=context.segments,
-                bias=lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
-                window=self.window,
-            )
+            how: dict[str, Any] = {
+                "scale": self.scale,
+                "segments_BL": context.segments,
+                "bias": lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
+                "window": self.window,
+            }
+            out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how)
+            if self.is_mutable_collection("intermediates") and not self.is_initializing():
+                self.sow("intermediates", "weights", attention_weights(q_BHLh, k_BKLh, **how))
         else:
             out_BHLh = cached_attention(
                 q_BHLh,
@@ -212,5 +223,6 @@ class Attention(nn.Module):
                 bias_BHQT=bias(positions, past.positions),
             )
         out_MD = out_BHLh.swapaxes(1, 2).reshape(batch * length, self.heads * self.head_width)
+        out_MD = Here(name="heads")(out_MD)
         out_MD = Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="output")(out_MD)
         return out_MD, None if cache is None else (k_BKLh, v_BKLh)

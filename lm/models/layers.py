@@ -51,7 +51,7 @@ def stacked(block: type[nn.Module], depth: int, unroll: bool, in_axes: Any = 0) 
     """
     return nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0, "edits": 0},  # the last two: lm/observe.py
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=depth,
@@ -115,6 +115,14 @@ class Projection(nn.Module):
             return y_MF
         bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
         return y_MF + bias_F.astype(self.dtype)[None]
+
+
+class Here(nn.Module):
+    """What it is given, under a name by which lm/observe.py sees and edits it."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return x
 
 
 class Weights(nn.Module):

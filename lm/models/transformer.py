@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from lm.config import Learned, TransformerConfig
 from lm.models import layers
 from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask
-from lm.models.layers import Embedding, FeedForward, Norm, Weights
+from lm.models.layers import Embedding, FeedForward, Here, Norm, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
@@ -138,9 +138,11 @@ class Block(nn.Module):
         y_MD, written = attention(h_MD, context, cache)
         if config.parallel:
             h_MD = h_MD if config.shared_norm else self._enter("feedforward", x_MD)
-            return self._leave("attention", x_MD, y_MD + feedforward(h_MD)), written
-        x_MD = self._leave("attention", x_MD, y_MD)
-        return self._leave("feedforward", x_MD, feedforward(self._enter("feedforward", x_MD))), written
+            x_MD = self._leave("attention", x_MD, y_MD + feedforward(h_MD))
+        else:
+            x_MD = self._leave("attention", x_MD, y_MD)
+            x_MD = self._leave("feedforward", x_MD, feedforward(self._enter("feedforward", x_MD)))
+        return Here(name="stream")(x_MD), written
 
     def _enter(self, name: str, x_MD: Array) -> Array:
         return x_MD if self.config.norm_place == "post" else self._norm(f"{name}_norm", x_MD)
