@@ -1,4 +1,4 @@
-"""Write a run's model as a folder that `transformers` loads (export), or say what a folder or file holds (inspect)."""
+"""Write a run or a model file as a folder that `transformers` loads (export), or say what one holds (inspect)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lm.exits import main_guard
+from lm.exits import UserError, main_guard
 from scripts.cli import first_name, parse, pick
 
 
 @dataclass(frozen=True)
 class _Export:
-    workdir: Path  # a run folder
     out: Path  # a new folder
+    workdir: Path | None = None  # a run folder
+    model: Path | None = None  # or a folder of Hugging Face, or a .gguf file
     family: str | None = None  # llama, qwen2, mistral, phi3, phi, gpt_neox, gpt2; None: the first that fits
     dtype: str = "float32"  # or bfloat16
 
@@ -27,15 +28,22 @@ class _Inspect:
 
 
 def _export(options: _Export) -> None:
+    from lm.interop import load_codec, load_model
     from lm.interop.export import export_model
     from lm.trained import load
     from scripts.runs import read_recipe
 
-    recipe, _, source, params, step = load(read_recipe(options.workdir), options.workdir)
-    given = getattr(recipe.data, "tokenizer", None)
-    tokenizer = given if given and Path(given).is_dir() else source.codec
-    family = export_model(recipe.model, params, options.out, options.family, options.dtype, tokenizer)
-    print(f"step {step} as a {family} in {options.out}")
+    if (options.workdir is None) == (options.model is None):
+        raise UserError("export needs either --workdir RUN or --model PATH")
+    if options.model is not None:
+        config, params = load_model(options.model, options.dtype)
+        tokenizer = options.model if options.model.is_dir() else load_codec(options.model)
+    else:
+        recipe, _, source, params, _ = load(read_recipe(options.workdir), options.workdir)
+        config, given = recipe.model, getattr(recipe.data, "tokenizer", None)
+        tokenizer = given if given and Path(given).is_dir() else source.codec
+    family = export_model(config, params, options.out, options.family, options.dtype, tokenizer)
+    print(f"{options.workdir or options.model} as a {family} in {options.out}")
 
 
 def _inspect(options: _Inspect) -> None:

@@ -3,13 +3,18 @@
 import json
 import re
 from pathlib import Path
+from types import MappingProxyType
 
+import jax
+import numpy as np
 import pytest
 from test_gguf import METADATA, write
 
 from lm.exits import Unusable, UserError
-from lm.interop import load_codec
+from lm.interop import load_codec, load_model
+from lm.models.transformer import resolve
 from lm.strict import ConfigError
+from scripts.convert import main as convert
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<jupyter_code>", "<jupyter_text>"]
 PHRASES = [("Ġ", "t"), ("Ġt", "he"), ("h", "e"), ("1", "2"), ("12", "3"), ("Ġ", "Ġ"), ("'", "t")]
@@ -29,7 +34,7 @@ def vocabulary():
     return [*SPECIALS, *alphabet, *(left + right for left, right in merges)], merges
 
 
-def gguf(path, split="smollm", **changes):
+def gguf(path, split="smollm", stored=MappingProxyType({}), **changes):
     tokens, merges = vocabulary()
     values = {
         "model": (8, "gpt2"),
@@ -42,7 +47,7 @@ def gguf(path, split="smollm", **changes):
         "padding_token_id": (4, 0),
     }
     values = {f"tokenizer.ggml.{name}": value for name, value in (values | changes).items() if value is not None}
-    return write(path / "model.gguf", METADATA | values, stored={})
+    return write(path / "model.gguf", METADATA | values, stored=stored)
 
 
 def folder(path, **names):
@@ -68,6 +73,17 @@ def test_both_origins_give_the_same_codec(tmp_path):
         assert (codec.pad, codec.bos, codec.eos, codec.code, codec.text) == (0, 1, 2, 3, 4)
         assert codec.vocabulary == len(vocabulary()[0]) and not codec.begins
     assert ours.encode_batch(TEXTS) == theirs.encode_batch(TEXTS) == [ours.encode(text) for text in TEXTS]
+
+
+def test_a_gguf_file_becomes_a_folder_with_its_tokenizer(tmp_path, capsys):
+    file, out = gguf(tmp_path, stored=None), tmp_path / "out"
+    convert(["export", "--model", str(file), "--out", str(out)])
+    assert "as a llama in" in capsys.readouterr().out
+    (config, params), (again, read) = load_model(file), load_model(out)
+    assert resolve(config) == resolve(again)
+    jax.tree.map(np.testing.assert_array_equal, params, read)
+    ours, theirs = load_codec(file), load_codec(out)
+    assert ours.encode_batch(TEXTS) == theirs.encode_batch(TEXTS) and ours.eos == theirs.eos
 
 
 @pytest.mark.parametrize("split", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
