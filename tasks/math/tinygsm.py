@@ -189,13 +189,14 @@ def tally(asked: Sequence[Asked], completions: Sequence[str], programs: bool = T
             counts[slicing, name].append((graded.strict, graded.lenient, graded.outcome.status == "ok"))
         if len(shown[a.split, graded.strict]) < SHOWN:
             shown[a.split, graded.strict].append(_example(a, completion, graded))
-    metrics: dict[str, Rate] = {}
-    slices: dict[str, dict[str, dict[str, Rate]]] = defaultdict(dict)
-    for (slicing, name), rows in sorted(counts.items()):
-        rates = [rate(sum(column), len(rows)) for column in zip(*rows, strict=True)]
+    rates = {key: [rate(sum(column), len(rows)) for column in zip(*rows, strict=True)] for key, rows in counts.items()}
+    metrics: dict[str, Rate] = {}  # in the order of the questions, the main ones first
+    for (slicing, name), each in rates.items():
         if slicing == "split":
-            metrics |= zip(metrics_of(name), rates, strict=True)
-        slices[slicing][name] = dict(zip(COLUMNS, rates, strict=True))
+            metrics |= zip(metrics_of(name), each, strict=True)
+    slices: dict[str, dict[str, dict[str, Rate]]] = defaultdict(dict)
+    for slicing, name in sorted(rates):
+        slices[slicing][name] = dict(zip(COLUMNS, rates[slicing, name], strict=True))
     return Evaluation(metrics, dict(slices), list(chain.from_iterable(shown.values())))
 
 
