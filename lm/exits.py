@@ -70,6 +70,9 @@ def main_guard(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 1
+    except BrokenPipeError:  # the reader of stdout has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at the end fails again
+        code = 1
     except Exception:
         traceback.print_exc()
         code = 1

@@ -1,11 +1,15 @@
 """The exit codes are a contract, and a user's mistake is one line."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lm.exits import Diverged, Preempted, Unusable, UserError, main_guard
 from lm.strict import ConfigError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,13 @@ def test_a_defect_keeps_its_traceback(monkeypatch, capsys):
         main_guard(lambda argv: 1 / 0)
     assert end.value.code == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_reader_who_leaves_early_gets_no_traceback():
+    program = "from lm.exits import main_guard\nmain_guard(lambda _: [print('x' * 99) for _ in range(9999)])"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1 and said == b""
