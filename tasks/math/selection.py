@@ -51,7 +51,7 @@ def selection(questions: Sequence[Judged]) -> Evaluation:
     }
     slices = {str(count): {name: mean(values_Q) for name, values_Q in rows.items()} for count, rows in table.items()}
     last = table[samples]
-    metrics = dict(slices[str(samples)])
+    metrics = {"verifier": slices[str(samples)]["verifier"], **slices[str(samples)]}  # the main figure first
     compared = {name: last[name] for name in ("random", "majority")}
     if questions[0].greedy is not None:
         compared["greedy"] = np.array([bool(q.greedy) for q in questions], float)
