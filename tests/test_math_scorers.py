@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import json
+import multiprocessing
 import os
 import re
 from fractions import Fraction
@@ -145,6 +146,14 @@ def test_training_and_test_share_no_question_and_no_new_skeleton():
     first = [next(stream) for _ in range(300)]
     assert not any(p.new_skeleton or p.question in test for p in first)
     assert problem(0, 0, **settings) not in first
+
+
+def test_worker_processes_make_the_same_problems_in_the_same_order():
+    settings = TinyGSM().settings
+    alone, together = (training_problems(DATA, settings, set(), workers) for workers in (1, 2))
+    assert [next(alone) for _ in range(2500)] == [next(together) for _ in range(2500)]
+    together.close()
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
 
 def test_each_split_holds_what_it_is_named_for_and_training_holds_none_of_it():

@@ -5,11 +5,15 @@ What the corpus is made of decides its facts; a folder that holds a corpus with 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections import Counter
+import multiprocessing
+import os
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,6 +29,9 @@ from tasks.math.problem import Problem, figure
 HELD_OUT = 1 << 40  # test problems have indices from here on
 SOLUTIONS = ("program", "text", "number")
 CODEC_PROBLEMS = 3000  # that the codec learns from
+CHUNK = 1000  # problems that a worker process makes at a time
+MANY = 20_000  # problems from which on starting worker processes pays
+MOST_WORKERS = 16  # one process packs what they make, and keeps up with so many
 
 
 @dataclass(frozen=True)
@@ -122,12 +129,35 @@ def held_out(
     return found
 
 
-def training_problems(data: MathData, settings: dict[str, Any], test: set[str]) -> Iterator[Problem]:
-    """Yield problems without end, none of a held-out skeleton or theme and none with a question of the test."""
-    for index in itertools.count():
-        p = problem(data.seed, index, **settings)
-        if not (p.new_skeleton or p.new_theme or p.question in test):
-            yield p
+def training_problems(data: MathData, settings: dict[str, Any], test: set[str], workers: int = 1) -> Iterator[Problem]:
+    """Yield problems without end, none of a held-out skeleton or theme and none with a question of the test.
+
+    They are the same, in the same order, for any number of worker processes.
+    """
+    with contextlib.closing(_in_order(data.seed, settings, workers)) as chunks:
+        for chunk in chunks:
+            yield from (p for p in chunk if p.question not in test)
+
+
+def _in_order(seed: int, settings: dict[str, Any], workers: int) -> Iterator[list[Problem]]:
+    starts = itertools.count(0, CHUNK)
+    if workers == 1:
+        yield from (_chunk(seed, settings, start, 1) for start in itertools.count())
+        return
+    # Spawned, not forked: a process that runs JAX has threads.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        under_way = deque(pool.submit(_chunk, seed, settings, next(starts)) for _ in range(2 * workers))
+        while True:
+            under_way.append(pool.submit(_chunk, seed, settings, next(starts)))
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunk(seed: int, settings: dict[str, Any], start: int, size: int = CHUNK) -> list[Problem]:
+    problems = (problem(seed, index, **settings) for index in range(start, start + size))
+    return [p for p in problems if not (p.new_skeleton or p.new_theme)]
 
 
 def build(
@@ -198,7 +228,8 @@ def mix(
     train, asked = ([], []) if data.gsm8k is None else gsm8k.load(data.gsm8k)
     contamination = Contamination([*(q.question for q in asked), *published])
     forms = cycle(data.solutions)
-    problems = islice(training_problems(data, settings, test), data.problems)
+    workers = min(os.cpu_count() or 1, MOST_WORKERS) if data.problems >= MANY else 1
+    problems = islice(training_problems(data, settings, test, workers), data.problems)
     translated = [Row(q.question, code, True) for q in train if (code := gsm8k.translate(q.solution)) is not None]
     if train:
         counts |= {"gsm8k_train": len(train), "gsm8k_translated": len(translated)}
