@@ -9,7 +9,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lm.exits import UserError, main_guard
+from lm.exits import main_guard
 from scripts.cli import first_name, parse, pick
 
 
@@ -28,21 +28,12 @@ class _Inspect:
 
 
 def _export(options: _Export) -> None:
-    from lm.interop import load_codec, load_model
-    from lm.interop.export import export_model
-    from lm.trained import load
-    from scripts.runs import read_recipe
+    from lm.interop import export_model
+    from scripts.runs import open_model
 
-    if (options.workdir is None) == (options.model is None):
-        raise UserError("export needs either --workdir RUN or --model PATH")
-    if options.model is not None:
-        config, params = load_model(options.model, options.dtype)
-        tokenizer = options.model if options.model.is_dir() else load_codec(options.model)
-    else:
-        recipe, _, source, params, _ = load(read_recipe(options.workdir), options.workdir)
-        config, given = recipe.model, getattr(recipe.data, "tokenizer", None)
-        tokenizer = given if given and Path(given).is_dir() else source.codec
-    family = export_model(config, params, options.out, options.family, options.dtype, tokenizer)
+    config, params, codec, folder = open_model(options.workdir, options.model, options.dtype)
+    settings = {"family": options.family, "dtype": options.dtype, "tokenizer_from": folder or codec}
+    family = export_model(config, params, options.out, **settings)
     print(f"{options.workdir or options.model} as a {family} in {options.out}")
 
 

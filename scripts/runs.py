@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm.config import Recipe
 from lm.exits import UserError
@@ -23,20 +23,38 @@ def read_recipe(workdir: Path) -> Recipe:
     return from_json(path.read_text(encoding="utf-8"), KINDS)
 
 
-def text_model_of(workdir: Path | None, model: Path | None, max_length: int) -> TextModel:
-    """Return the model of a run folder or of another library, ready to score text."""
+class Opened(NamedTuple):
+    """A model with its weights and codec, and the folder that holds the files of its tokenizer, where there is one."""
+
+    config: Any
+    params: Any
+    codec: Any
+    folder: Path | None
+
+
+def open_model(workdir: Path | None, model: Path | None, dtype: str = "float32") -> Opened:
+    """Return the model of a run folder or of another library; UserError unless exactly one of them is given."""
     from lm.interop import load_codec, load_model
-    from lm.interop.scoring import TextModel
-    from lm.models import build
     from lm.trained import load
 
     if (workdir is None) == (model is None):
-        raise UserError("give either --workdir or --model")
+        raise UserError("give either --workdir RUN or --model PATH")
     if model is not None:
-        (config, params), codec = load_model(model), load_codec(model)
-        return TextModel(build(config), params, codec, max_length, codec.begins)
+        config, params = load_model(model, dtype)
+        has_tokenizer = not model.is_dir() or (model / "tokenizer.json").is_file()
+        return Opened(config, params, load_codec(model) if has_tokenizer else None, model if model.is_dir() else None)
     assert workdir is not None
-    trained = load(read_recipe(workdir), workdir)
-    if trained.source.codec is None:
-        raise UserError(f"the run in {workdir} reads no text")
-    return TextModel(trained.net, trained.params, trained.source.codec, max_length)
+    recipe, _, source, params, _ = load(read_recipe(workdir), workdir)
+    given = getattr(recipe.data, "tokenizer", None)
+    return Opened(recipe.model, params, source.codec, Path(given) if given and Path(given).is_dir() else None)
+
+
+def text_model_of(workdir: Path | None, model: Path | None, max_length: int) -> TextModel:
+    """Return the model of a run folder or of another library, ready to score text."""
+    from lm.interop.scoring import TextModel
+    from lm.models import build
+
+    config, params, codec, _ = open_model(workdir, model)
+    if codec is None:
+        raise UserError(f"{workdir or model} has no tokenizer: it reads no text")
+    return TextModel(build(config), params, codec, max_length, getattr(codec, "begins", True))

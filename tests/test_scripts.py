@@ -87,7 +87,7 @@ MISTAKES = [
     ("train", "tinygsm_grown_cpu --growth.steps 5 5 5", "growth.steps must have one length a depth where"),
     ("export", "--workdir nowhere --out x", "no run in nowhere"),
     ("convert", "export --workdir nowhere --out x", "no run in nowhere"),
-    ("convert", "export --out x", "either --workdir RUN or --model PATH"),
+    ("convert", "export --out x", "give either --workdir RUN or --model PATH"),
     ("convert", "inspect --model nowhere", "no folder nowhere"),
     ("convert", "import --model nowhere", "no command 'import'"),
     ("export", "--workdir here --out here/plain", "lies in the run folder itself"),
