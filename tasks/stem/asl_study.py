@@ -99,7 +99,8 @@ ASL_STEM_WIKI = Experiment(
         ),
         Claim(
             PAPER,
-            "The same figure lies within 0.002 of 0.148, another measurement (of several rules of words the one that meets it)",
+            "The same figure lies within 0.002 of 0.148, another measurement (of several rules of words the one that "
+            "meets it)",
             "measured_distance",
             at_most=0.002,
             exact=True,
