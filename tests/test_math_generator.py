@@ -55,7 +55,10 @@ def test_values_are_exact_amounts(problems):
 
 def test_a_question_about_a_difference_names_the_larger_one_first(problems):
     asked = [p for p in problems if p.kinds[-1] == "difference" and not {"packing", "pieces", "baking"} & set(p.kinds)]
-    phrasings = r"does (\w+) have than (\w+)|is (\w+) ahead of (\w+)|difference between (\w+) and (\w+) in|(\w+) has more than (\w+)\."
+    phrasings = (
+        r"does (\w+) have than (\w+)|is (\w+) ahead of (\w+)|difference between (\w+) and (\w+) in|"
+        r"(\w+) has more than (\w+)\."
+    )
     backwards = r"more than (\w+) does (\w+) own|does (\w+) need to catch up with (\w+)"
     for p in asked:
         found, order = re.search(phrasings, p.question), 1
