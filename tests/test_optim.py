@@ -10,7 +10,7 @@ from lm.evaluate import rate
 from lm.losses import next_token
 from lm.optim import make_optimizer, make_schedule, match_paths
 from lm.transforms import ema
-from lm.types import Example, Outputs
+from lm.types import Example, Outputs, Rate
 
 STEPS = 100
 
@@ -95,4 +95,4 @@ def test_rate_is_the_wilson_interval(hits, trials, low, high):
 
 
 def test_rate_of_nothing_knows_nothing():
-    assert rate(0, 0) == (0.0, 0.0, 1.0, 0)
+    assert rate(0, 0) == Rate(0.0, 0.0, 1.0, 0)
