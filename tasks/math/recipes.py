@@ -50,7 +50,8 @@ def tinygsm_grown_cpu() -> Recipe:
 def tinygsm_varied_cpu() -> Recipe:
     """A decoder of about a million parameters on the full grammar: 1-6 steps, all five test sets.
 
-    Liu et al. 2023.
+    Liu et al. 2023. 1,500 steps, median of three seeds, greedy: 78.0 % of the held-out problems, 79.7 % with new
+    skeletons, 67.0 % about a new theme, 77.7 % with a distractor each, 18.3 % of those with 7 or 8 steps.
     python scripts/train.py tinygsm_varied_cpu
     """
     plain = tinygsm_cpu()
