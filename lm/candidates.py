@@ -13,6 +13,8 @@ from numbers import Rational, Real
 from random import Random
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lm.strict import ConfigError
 
 DECIMALS = 3  # answers that agree to so many decimals are one answer
@@ -86,21 +88,16 @@ def vote_at_k(answers: Sequence[Any], correct: Sequence[bool], k: int, scores: S
     return won / len(subsets)
 
 
-def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float:
+def auroc(correct: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
     """Return the chance that a correct candidate scores above a wrong one, ties counted half.
 
     It is 0.5 where all are correct or none is.
     """
-    below, wrong = 0.0, 0
-    order = sorted(range(len(scores)), key=scores.__getitem__)
-    for _, group in groupby(order, key=scores.__getitem__):
-        members = list(group)
-        right_here = sum(bool(correct[i]) for i in members)
-        wrong_here = len(members) - right_here
-        below += right_here * (wrong + wrong_here / 2)
-        wrong += wrong_here
-    pairs = wrong * (len(scores) - wrong)
-    return below / pairs if pairs else 0.5
+    right, values = np.asarray(correct, bool), np.asarray(scores, float)
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]  # equal scores share their ranks
+    yes, no = int(right.sum()), int((~right).sum())
+    return float((ranks[right].sum() - yes * (yes + 1) / 2) / (yes * no)) if yes and no else 0.5
 
 
 class Bin(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lm.candidates import auroc
 from tasks.stem.asl import (
     Sentence,
     alignment_iou,
@@ -24,7 +25,6 @@ from tasks.stem.asl import (
 )
 from tasks.stem.corpora import glossary
 from tasks.stem.fingerspelling import Simulator, alignment_top1, draw_clips, frame_iou, train_frames
-from tasks.stem.measures import auroc, f1
 from tasks.stem.tagger import cross_validate, encode, spelled
 from tasks.task import Claim, Experiment
 
@@ -46,7 +46,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     figures = {
         "baseline_iou": alignment_iou(single, [rarity(s.text, counts) for s in single]),
         "random_iou": random_iou(single, np.random.default_rng(seed)),
-        "rarity_auroc": auroc(np.concatenate(rare), truth),
+        "rarity_auroc": auroc(truth, np.concatenate(rare)),
         "rarity_character_iou": alignment_iou(sentences, rare),
     }
     figures["published_distance"] = abs(figures["baseline_iou"] - 0.13)
@@ -55,7 +55,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     data = encode(sentences, counts, glossary(FOLDER / "openstax_stem"))
     probabilities, _ = cross_validate(data, [s.article for s in sentences], seed)
     pooled = np.concatenate(probabilities)
-    figures["tagger_auroc"] = auroc(pooled, truth)
+    figures["tagger_auroc"] = auroc(truth, pooled)
     figures["tagger_f1"] = f1(pooled > THRESHOLD, truth)
     figures["tagger_character_iou"] = alignment_iou(sentences, probabilities)
     return figures | simulated(sentences, seed)
@@ -83,6 +83,13 @@ def simulated(sentences: Sequence[Sentence], seed: int) -> dict[str, float]:
         "frame_iou": frame_iou(net, params, clips),
         "alignment_top1": alignment_top1(simulator, clips, vocabulary, shortest=4, distractors=20, seed=seed),
     }
+
+
+def f1(predicted: np.ndarray, positive: np.ndarray) -> float:
+    """Return the harmonic mean of precision and recall; 0 where nothing is right."""
+    predicted, positive = np.asarray(predicted, bool), np.asarray(positive, bool)
+    both = np.count_nonzero(predicted & positive)
+    return float(2 * both / (np.count_nonzero(predicted) + np.count_nonzero(positive))) if both else 0.0
 
 
 ASL_STEM_WIKI = Experiment(

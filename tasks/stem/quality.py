@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm.candidates import auroc
 from lm.train import init_state, make_step, repeat
 from lm.types import Array, Batch, Example, Key, Net, Outputs, Params
 from tasks.stem.corpora import Text
-from tasks.stem.measures import auroc
 from tasks.stem.tagger import binary
 
 BUCKETS = 1 << 15
@@ -119,4 +119,4 @@ def train_judge(texts: Sequence[Text], seed: int, steps: int = 300, batch_size: 
         return np.array([score.mean() for score in scores])
 
     held_out, good_H = labelled([text for text in texts if text.split != "train"], rng)
-    return judge, auroc(probabilities(held_out), good_H)
+    return judge, auroc(good_H, probabilities(held_out))

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lm.candidates import auroc
 from lm.train import init_state, make_step, repeat
 from lm.types import Array, Batch, Example, Key, Mean, Metrics, Net, Outputs, Params
 from tasks.stem.asl import Sentence, find_phrases, mask, words
-from tasks.stem.measures import auroc
 
 CHARACTERS = 16  # of a word; what is longer is cut
 FIRST, LAST = 32, 126  # the printable characters of ASCII; every other one is `LAST + 1`
@@ -195,4 +195,4 @@ def epoch(data: Batch, rows: np.ndarray, batch_size: int) -> tuple[Batch, int]:
 
 def _auroc(data: Batch, probabilities_NL: np.ndarray, rows: np.ndarray) -> float:
     asked = np.asarray(data.segments)[rows] > 0
-    return auroc(probabilities_NL[rows][asked], np.asarray(data.targets)[rows][asked])
+    return auroc(np.asarray(data.targets)[rows][asked], probabilities_NL[rows][asked])
