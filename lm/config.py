@@ -1,226 +1,20 @@
 """Every configuration of the library as a frozen dataclass: the one place for every default.
 
-Imports nothing of JAX, so that recipes can be listed and parsed at once.
+Imports nothing of JAX, so that recipes can be listed and parsed at once. Those of models are in `lm.model_config`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from lm.model_config import (
+    ALiBi, Learned, Llama3Scaling, LongRope, MLPConfig, ModelConfig, NoPositions, Randomised, ReaderConfig,
+    RelativeBias, ResNetConfig, RNNConfig, Rotary, Sinusoidal, TransformerConfig,
+)  # fmt: skip
 from lm.strict import ConfigError, require_choice, require_pattern, require_positive
-
-
-@dataclass(frozen=True)
-class NoPositions:
-    """No positional signal."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A learned table added to the token embedding, one row a position id (Vaswani et al. 2017).
-
-    With position ids [L, A] the A looked-up rows are added; axes share the table unless `separate`.
-    """
-
-    rows: int = 1024
-    separate: bool = False
-    axes: int = 1  # position axes; only separate tables need to know
-
-
-@dataclass(frozen=True)
-class Sinusoidal:
-    """Fixed sines and cosines added to the token embedding (Vaswani et al. 2017, section 3.5)."""
-
-    base: float = 10_000.0
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """Rotation of the slow pairs slowed down by `factor` (Grattafiori et al. 2024, Llama 3.1).
-
-    Slow are pairs with fewer than `low` turns in `original` positions; those with more than `high` stay as they are.
-    """
-
-    factor: float = 8.0
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
-
-
-@dataclass(frozen=True)
-class LongRope:
-    """Each pair slowed down by a divisor of its own: `short`, or `long` beyond `original` slots (Ding et al. 2024).
-
-    Cosines and sines are stretched for texts of up to `longest` positions. Slots are those of the whole call, so that
-    a cache that can hold a long text uses `long` from its first token.
-    """
-
-    short: tuple[float, ...] = ()
-    long: tuple[float, ...] = ()
-    original: int = 4096
-    longest: int = 131_072
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotation of query and key pairs by an angle that grows with position (Su et al. 2021).
-
-    `fraction` of each head is rotated, the rest is left alone.
-    """
-
-    base: float = 10_000.0
-    fraction: float = 1.0
-    scaling: Llama3Scaling | LongRope | None = None
-
-
-@dataclass(frozen=True)
-class ALiBi:
-    """A penalty on scores that grows linearly with distance, one slope a head (Press et al. 2022)."""
-
-
-@dataclass(frozen=True)
-class RelativeBias:
-    """A learned bias per head and logarithmic bucket of distance (Raffel et al. 2020)."""
-
-    buckets: int = 32
-    longest: int = 128
-
-
-@dataclass(frozen=True)
-class Randomised:
-    """Redraw positions as a random ordered subset of 0..longest-1, then apply `inner` (Ruoss et al. 2023)."""
-
-    inner: Learned | Sinusoidal | Rotary | ALiBi | RelativeBias = field(default_factory=Rotary)
-    longest: int = 2048
-
-
-Positions = NoPositions | Learned | Sinusoidal | Rotary | ALiBi | RelativeBias | Randomised
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """A decoder transformer. None means: derived (kv_heads = heads, head_width = width / heads,
-    feedforward = 4 width, or 8/3 width rounded up to a multiple of 8 for gated activations)."""
-
-    vocabulary: int = 256
-    depth: int = 2
-    width: int = 128
-    heads: int = 4
-    kv_heads: int | None = None
-    head_width: int | None = None
-    feedforward: int | None = None
-    activation: str = "gelu"  # relu, gelu (by tanh), exact_gelu (by erf), swiglu, geglu
-    norm: str = "rms"  # rms, layer
-    norm_place: str = "pre"  # pre, post, both
-    norm_epsilon: float = 1e-6
-    bias: bool = False
-    qkv_bias: bool | None = None  # of the query, key and value projections; None: as bias
-    head_bias: bool | None = None  # of a head that is not tied; None: as bias
-    tied: bool = True  # the head is the transposed embedding
-    parallel: bool = False  # attention and feed-forward read the same input
-    shared_norm: bool = True  # in a parallel block both read one norm of it; False: each has its own
-    positions: Positions = field(default_factory=Rotary)
-    window: int | None = None  # tokens a query sees, itself included; None: all up to itself
-    dropout: float = 0.0  # on the output of attention and feed-forward
-    embedding_dropout: float = 0.0
-    dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16
-    remat: bool = False
-    unroll: bool | None = None  # None: unrolled on CPU up to 8 layers, scanned elsewhere
-    initialisation: str = "scaled"  # scaled: N(0, 0.02), output projections / sqrt(2 depth); lecun; t5
-
-
-@dataclass(frozen=True)
-class RNNConfig:
-    """A stack of LSTM or GRU layers with an embedding and a head."""
-
-    vocabulary: int = 256
-    cell: str = "lstm"  # lstm, gru
-    depth: int = 1
-    width: int = 128
-    tied: bool = False
-    dropout: float = 0.0
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True)
-class ReaderConfig:
-    """One layer of attention without residual or positions, a norm, a feed-forward layer (Wen et al. 2023).
-
-    What it predicts depends on the mean of what it read alone, which theorems on bracket languages are about.
-    """
-
-    vocabulary: int = 24
-    depth: int = 1  # no other is built: the theorems are about one layer
-    width: int = 50
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True)
-class MLPConfig:
-    """Embedded (or raw, with vocabulary None) inputs, flattened, through equal hidden layers, to `outputs`.
-
-    Predicts one target per example: outputs are [B, 1, outputs].
-    """
-
-    inputs: int = 2  # input length L
-    outputs: int = 97
-    vocabulary: int | None = 97  # None: inputs are real numbers
-    embedding: int = 128  # width of each embedded input
-    separate: bool = True  # one embedding table an input position
-    width: int = 128
-    depth: int = 1  # hidden layers after the first projection's own
-    activation: str = "relu"
-    bias: bool = True
-    dtype: str = "auto"
-
-
-@dataclass(frozen=True)
-class ResNetConfig:
-    """A residual network on images [H, W, channels], with one prediction an image.
-
-    Group g works on width * widen * 2 ** g channels; a bottleneck block gives out four times as many.
-    """
-
-    classes: int = 10
-    channels: int = 1  # of an image: 1 grey, 3 colour
-    depth: int | tuple[int, ...] = 2  # blocks of each group behind its first one; a tuple has one number a group
-    groups: int = 3  # the image is halved between them
-    width: int = 16
-    widen: int = 1
-    block: str = "basic"  # basic (3x3, 3x3), bottleneck (1x1, 3x3, 1x1)
-    stem: str = "cifar"  # cifar: one 3x3 convolution; imagenet: 7x7 and a pool, both of stride 2
-    preactivation: bool = False  # norm and activation before each convolution, nothing after the sum
-    shortcut: str = "projection"  # where the shape changes: projection (1x1 convolution), pad (zero channels)
-    norm: str = "group"  # group, batch
-    norm_groups: int = 8  # groups of channels; used by the group norm only
-    momentum: float = 0.9  # of the running statistics; used by the batch norm only
-    dropout: float = 0.0  # before the last convolution of a block
-    dtype: str = "auto"
-
-
-_IMAGENET = ResNetConfig(classes=1000, channels=3, groups=4, width=64, stem="imagenet", norm="batch")
-_CIFAR = ResNetConfig(channels=3, shortcut="pad", norm="batch")
-_WIDE = ResNetConfig(channels=3, depth=3, widen=10, preactivation=True, norm="batch")
-
-# The published networks: resnet18 to 50 of ImageNet, resnet20 to 56 of CIFAR (He et al. 2015), wide ones of CIFAR
-# (Zagoruyko and Komodakis 2016).
-RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
-    {
-        "resnet18": replace(_IMAGENET, depth=1),
-        "resnet34": replace(_IMAGENET, depth=(2, 3, 5, 2)),
-        "resnet50": replace(_IMAGENET, depth=(2, 3, 5, 2), block="bottleneck"),
-        "resnet20": replace(_CIFAR, depth=2),
-        "resnet32": replace(_CIFAR, depth=4),
-        "resnet56": replace(_CIFAR, depth=8),
-        "wrn_28_10": _WIDE,
-        "wrn_16_4": replace(_WIDE, depth=1, widen=4),
-    }
-)
-
-ModelConfig = TransformerConfig | RNNConfig | ReaderConfig | MLPConfig | ResNetConfig
 
 
 @dataclass(frozen=True)
@@ -245,6 +39,43 @@ class OptimizerConfig:
         require_choice("optimizer.name", self.name, ("adamw", "sgd"))
         require_pattern("optimizer.decay_pattern", self.decay_pattern)
         require_positive("optimizer.learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The weighted mean cross-entropy of the targets."""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Whether a solution is right, judged at every token, and `auxiliary` times the next token (Liu et al. 2023)."""
+
+    auxiliary: float = 1.0
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The next token, and `weight` times how far the logits move behind other text (Wen et al. 2023)."""
+
+    weight: float = 0.3
+
+
+@dataclass(frozen=True)
+class Sharpened:
+    """The next token, and `strength` times how spread the attention of a transformer is (Liu et al. 2023)."""
+
+    strength: float = 0.1
+    measure: str = "entropy"  # of each row of attention: entropy, l2 or linf (a norm, negated)
+
+    def __post_init__(self):
+        require_choice("objective.measure", self.measure, ("entropy", "l2", "linf"))
+
+
+ObjectiveConfig = NextToken | Verifier | Consistency | Sharpened
+
+OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
+    {"next_token": NextToken, "verifier": Verifier, "consistency": Consistency, "sharpened": Sharpened}
+)
 
 
 @dataclass(frozen=True)
@@ -379,12 +210,17 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    objective: str = "next_token"
+    objective: Any = field(default_factory=NextToken)  # an ObjectiveConfig; its bare name stands for its defaults
     transforms: tuple[Any, ...] = ()  # of TransformConfig or callables, from the model outwards
     growth: Growth | None = None
     data: Any = None
     weights: str | None = None
     name: str = ""
+
+    def __post_init__(self):
+        if isinstance(self.objective, str):
+            require_choice("objective", self.objective, tuple(OBJECTIVES))
+            object.__setattr__(self, "objective", OBJECTIVES[self.objective]())
 
 
 KINDS: dict[str, type] = {
@@ -392,6 +228,6 @@ KINDS: dict[str, type] = {
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
-        MajorityKernels, BlockScales, Looped, Growth, Recipe,
+        NextToken, Verifier, Consistency, Sharpened, MajorityKernels, BlockScales, Looped, Growth, Recipe,
     )
 }  # fmt: skip

@@ -106,6 +106,7 @@ class Projection(nn.Module):
     use_bias: bool = False
     dtype: DType = jnp.float32
     kernel_init: Initialiser = fan_in_normal
+    bias_init: Initialiser = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
@@ -113,7 +114,7 @@ class Projection(nn.Module):
         y_MF = x_MD.astype(self.dtype) @ kernel_DF.astype(self.dtype)
         if not self.use_bias:
             return y_MF
-        bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias_F = self.param("bias", self.bias_init, (self.features,))
         return y_MF + bias_F.astype(self.dtype)[None]
 
 
@@ -131,11 +132,12 @@ class Weights(nn.Module):
     features: int
     use_bias: bool = False
     kernel_init: Initialiser = fan_in_normal
+    bias_init: Initialiser = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, width: int) -> tuple[Array, Array | None]:
         kernel_DF = self.param("kernel", self.kernel_init, (width, self.features))
-        return kernel_DF, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        return kernel_DF, self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
 
 
 class Norm(nn.Module):
