@@ -10,9 +10,24 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lm.model_config import (
-    ALiBi, Learned, Llama3Scaling, LongRope, MLPConfig, ModelConfig, NoPositions, Randomised, ReaderConfig,
-    RelativeBias, ResNetConfig, RNNConfig, Rotary, Sinusoidal, TransformerConfig,
+from lm.model_config import (  # noqa: F401 - all of them are handed on
+    RESNETS,
+    ALiBi,
+    Learned,
+    Llama3Scaling,
+    LongRope,
+    MLPConfig,
+    ModelConfig,
+    NoPositions,
+    Positions,
+    Randomised,
+    ReaderConfig,
+    RelativeBias,
+    ResNetConfig,
+    RNNConfig,
+    Rotary,
+    Sinusoidal,
+    TransformerConfig,
 )  # fmt: skip
 from lm.strict import ConfigError, require_choice, require_pattern, require_positive
 
@@ -42,26 +57,26 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextTokenLoss:
     """The weighted mean cross-entropy of the targets."""
 
 
 @dataclass(frozen=True)
-class Verifier:
+class VerifierLoss:
     """Whether a solution is right, judged at every token, and `auxiliary` times the next token (Liu et al. 2023)."""
 
     auxiliary: float = 1.0
 
 
 @dataclass(frozen=True)
-class Consistency:
+class ConsistencyLoss:
     """The next token, and `weight` times how far the logits move behind other text (Wen et al. 2023)."""
 
     weight: float = 0.3
 
 
 @dataclass(frozen=True)
-class Sharpened:
+class SharpenedLoss:
     """The next token, and `strength` times how spread the attention of a transformer is (Liu et al. 2023)."""
 
     strength: float = 0.1
@@ -71,10 +86,10 @@ class Sharpened:
         require_choice("objective.measure", self.measure, ("entropy", "l2", "linf"))
 
 
-ObjectiveConfig = NextToken | Verifier | Consistency | Sharpened
+ObjectiveConfig = NextTokenLoss | VerifierLoss | ConsistencyLoss | SharpenedLoss
 
 OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
-    {"next_token": NextToken, "verifier": Verifier, "consistency": Consistency, "sharpened": Sharpened}
+    {"next_token": NextTokenLoss, "verifier": VerifierLoss, "consistency": ConsistencyLoss, "sharpened": SharpenedLoss}
 )
 
 
@@ -210,7 +225,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    objective: Any = field(default_factory=NextToken)  # an ObjectiveConfig; its bare name stands for its defaults
+    objective: Any = field(default_factory=NextTokenLoss)  # an ObjectiveConfig; its bare name stands for its defaults
     transforms: tuple[Any, ...] = ()  # of TransformConfig or callables, from the model outwards
     growth: Growth | None = None
     data: Any = None
@@ -228,6 +243,7 @@ KINDS: dict[str, type] = {
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
-        NextToken, Verifier, Consistency, Sharpened, MajorityKernels, BlockScales, Looped, Growth, Recipe,
+        NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, MajorityKernels, BlockScales, Looped, Growth,
+        Recipe,
     )
 }  # fmt: skip

@@ -7,11 +7,15 @@ micro-batches merge into exactly the loss of the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lm.config import ConsistencyLoss, NextTokenLoss, SharpenedLoss, TransformerConfig, VerifierLoss
+from lm.strict import ConfigError
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
 AUGMENT = 7_000_003  # folded into the key of a step, far from what models fold into it
@@ -25,7 +29,10 @@ def cross_entropy(logits_BLV: Array, targets_BL: Array) -> Array:
 
 def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
     """Return the weighted mean cross-entropy of the targets, in nats, and the accuracy of the argmax."""
-    logits_BLV = apply(params, batch, key).logits
+    return _grade(apply(params, batch, key).logits, batch)
+
+
+def _grade(logits_BLV: Array, batch: Batch) -> tuple[Array, Metrics]:
     losses_BL = cross_entropy(logits_BLV, batch.targets)
     right_BL = jnp.argmax(logits_BLV, axis=-1) == batch.targets
     count = jnp.sum(batch.weights)
@@ -51,7 +58,7 @@ def token_values(logits_BLV: Array, batch: Batch) -> Array:
 
 
 def verifier(
-    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, auxiliary: float = 1.0
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, auxiliary: float
 ) -> tuple[Array, Metrics]:
     """Return the weighted mean of the label's cross-entropy at every token, and of a right one's next token.
 
@@ -74,7 +81,7 @@ def verifier(
 
 
 def consistency(
-    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, weight: float = 0.3
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, weight: float
 ) -> tuple[Array, Metrics]:
     """Return the next token's loss, and `weight` times the mean square by which the logits change behind other text.
 
@@ -93,6 +100,24 @@ def consistency(
     return loss + weight * changed / jnp.maximum(count, 1e-9), metrics
 
 
+def spread(attention: Array, measure: str) -> Array:
+    """Return how spread the rows of attention [..., L] are, [...]: entropy in nats, or a norm, l2 or linf, negated."""
+    if measure == "entropy":
+        return -jnp.sum(attention * jnp.log(jnp.maximum(attention, 1e-30)), axis=-1)
+    return -jnp.linalg.norm(attention, ord=2 if measure == "l2" else jnp.inf, axis=-1)
+
+
+def sharpened(
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, strength: float, measure: str
+) -> tuple[Array, Metrics]:
+    """Return the next token's loss, and `strength` times the mean spread of all rows of attention (Liu et al. 2023)."""
+    outputs = apply(params, batch, key, attention=True)
+    loss, metrics = _grade(outputs.logits, batch)
+    blur, count = jnp.mean(spread(outputs.attention, measure)), metrics["loss"].count
+    total = Mean(metrics["loss"].sum + strength * blur * count, count)
+    return loss + strength * blur, metrics | {"loss": total, "spread": Mean(blur * count, count)}
+
+
 def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
     """Return the objective on batches that `augment`, where there is one, has finished with a key of its own."""
     if augment is None:
@@ -105,6 +130,15 @@ def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | Non
     return on_augmented
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
-    {"next_token": next_token, "verifier": verifier, "consistency": consistency}
+OBJECTIVES: Mapping[type, Callable[..., tuple[Array, Metrics]]] = MappingProxyType(
+    {NextTokenLoss: next_token, VerifierLoss: verifier, ConsistencyLoss: consistency, SharpenedLoss: sharpened}
 )
+
+
+def make_objective(config: Any, model: Any) -> Objective:
+    """Return the objective of a configuration for the nets of a model's configuration."""
+    if type(config) not in OBJECTIVES:
+        raise ConfigError(f"objective must be one of {', '.join(cls.__name__ for cls in OBJECTIVES)}, got {config!r}")
+    if isinstance(config, SharpenedLoss) and not isinstance(model, TransformerConfig):
+        raise ConfigError(f"objective sharpened needs the attention of a TransformerConfig, got {type(model).__name__}")
+    return partial(OBJECTIVES[type(config)], **vars(config))

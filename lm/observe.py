@@ -99,7 +99,7 @@ def _all_seen(config: TransformerConfig, params: Params, batch: Batch) -> dict[s
 
 def _with_length(value: Array, stacked: bool, batch: Batch) -> Array:
     """Return rows [B * L, ...] as [B, L, ...], behind the depth where there is one."""
-    axis, (rows, length) = int(stacked), batch.inputs.shape
+    axis, (rows, length) = int(stacked), batch.inputs.shape[:2]
     if value.ndim > axis and value.shape[axis] == rows * length:
         return value.reshape(*value.shape[:axis], rows, length, *value.shape[axis + 1 :])
     return value

@@ -2,9 +2,9 @@
 
     result = run_sweep(recipe, {"optimizer.learning_rate": [1e-3, 3e-4]}, seeds=range(8))
 
-A float of the optimizer is traced, so all its values share one compiled program; any other field (a depth, a
-batch size) splits the grid into groups with a program each. Members run under `vmap` on accelerators and under
-`lax.map` on CPU, where batched small products are slower than a loop; the results are equal.
+A float of the optimizer or of the objective is traced, so all its values share one compiled program; any other
+field (a depth, a batch size) splits the grid into groups with a program each. Members run under `vmap` on accelerators
+and under `lax.map` on CPU, where batched small products are slower than a loop; the results are equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import OptimizerConfig, Recipe
+from lm.config import OBJECTIVES, OptimizerConfig, Recipe
 from lm.losses import augmented
 from lm.strict import ConfigError, override
 from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat, weights, weights_for_use
@@ -28,7 +28,11 @@ from lm.transforms import Stage, grow, stages_of
 from lm.types import Array, Evaluation, Key, Source, TrainState
 
 TRACED = tuple(
-    f"optimizer.{f.name}" for f in dataclasses.fields(OptimizerConfig) if f.type in ("float", "float | None")
+    f"{part}.{f.name}"
+    for part, kinds in {"optimizer": (OptimizerConfig,), "objective": OBJECTIVES.values()}.items()
+    for kind in kinds
+    for f in dataclasses.fields(kind)
+    if f.type in ("float", "float | None")
 )
 
 

@@ -21,14 +21,14 @@ from lm.config import Recipe
 from lm.exits import Preempted
 from lm.flops import count_flops
 from lm.interrupt import Interrupt
-from lm.losses import OBJECTIVES, augmented
+from lm.losses import augmented, make_objective
 from lm.mesh import check_batch, is_main_process, make_mesh, put_batch, shard_draw, state_shardings
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.start import starting_weights
-from lm.strict import require_choice, to_json
+from lm.strict import to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.transforms.statistics import calibrate, has_statistics
 from lm.types import Array, Batch, Evaluation, Key, Metrics, Net, Objective, Params, Source, TrainState
@@ -210,9 +210,9 @@ def weights_for_use(recipe: Recipe, source: Source) -> Callable[[Params], Params
 
 def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, Average | None]:
     """Return the objective, the optimizer and the average that a recipe names."""
-    require_choice("objective", recipe.objective, tuple(OBJECTIVES))
     average = None if recipe.train.ema is None else ema(recipe.train.ema)
-    return OBJECTIVES[recipe.objective], make_optimizer(recipe.optimizer, schedule_of(recipe)), average
+    objective = make_objective(recipe.objective, recipe.model)
+    return objective, make_optimizer(recipe.optimizer, schedule_of(recipe)), average
 
 
 def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:

@@ -62,12 +62,14 @@ class Outputs(NamedTuple):
     """What a net says about a batch: features and the linear head that turns them into scores.
 
     Features are [B, L, D] and head is [D, V], so that a loss may project in chunks and a decoder may project
-    the last position alone. With `head` None the features are the predictions themselves.
+    the last position alone. With `head` None the features are the predictions themselves. Attention, where it was
+    asked for, is [N, B, H, L, L] in float32.
     """
 
     features: Array
     head: Array | None = None
     bias: Array | None = None
+    attention: Array | None = None
 
     @property
     def logits(self) -> Array:
@@ -95,7 +97,8 @@ class Net(NamedTuple):
     """A model as pure functions. Methods wrap it; none of them knows which model it is.
 
     init(key) -> params
-    apply(params, batch, key=None) -> Outputs; a key turns on what is random (dropout, redrawn positions)
+    apply(params, batch, key=None) -> Outputs; a key turns on what is random (dropout, redrawn positions), and a
+    transformer's takes `attention=True`, which puts its attention into the outputs
     cache(batch_size, length) -> Cache, or None where the model has no cached decoding
     extend(params, batch, cache) -> (Outputs of the new tokens, Cache): batch holds only the new tokens
     """

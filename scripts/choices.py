@@ -52,17 +52,18 @@ def union(hint: Any) -> tuple[type, ...]:
 
 
 def spelling(kind: type) -> str:
-    """Return how a command line names a dataclass: its name in lower case."""
-    return kind.__name__.lower()
+    """Return how a command line names a dataclass: its name in lower case, without the Loss of an objective."""
+    return kind.__name__.removesuffix("Loss").lower()
 
 
 def choose(text: str, choices: tuple[type, ...]) -> Any:
     """Build the dataclass that a text such as `rotary:fraction=0.5` spells."""
     name, _, settings = text.partition(":")
     kinds = {spelling(kind): kind for kind in choices}
-    if name.lower() not in kinds:
+    plain = name.lower().replace("_", "")
+    if plain not in kinds:
         raise ConfigError(f"{name!r} is none of {', '.join(kinds)}{nearest(name, kinds)}")
-    kind = kinds[name.lower()]
+    kind = kinds[plain]
     hints, values = typing.get_type_hints(kind), {}
     for setting in filter(None, settings.split(",")):
         field, _, value = setting.partition("=")

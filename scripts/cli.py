@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
-from lm.config import Recipe, TransformConfig
+from lm.config import ObjectiveConfig, Recipe, TransformConfig
 from lm.exits import UserError
 from lm.strict import nearest
 from scripts.choices import alternatives
@@ -58,6 +58,8 @@ def parse_over(
     entries: list[Any] = [("options", Annotated[form, tyro.conf.arg(name="")])]
     for name, value in values.items():
         kind: Any = tuple[TransformConfig, ...] if isinstance(value, tuple) else type(value)
+        if name == "objective":
+            kind = ObjectiveConfig
         if name == "weights":
             kind = str | None
         hint = Annotated[kind, tyro.conf.FlagConversionOff]

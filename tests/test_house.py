@@ -14,11 +14,11 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
-    {"strict", "types", "config", "exits", "flops"},
+    {"strict", "types", "model_config", "config", "exits", "flops"},
     {"models", "mesh"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
     {"interop", "start", "train", "observe", "probe", "evaluate", "decode", "candidates"},
-    {"sweep", "trained"},
+    {"sweep", "trained", "look"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "yaml.load", "torch.load", "jax.config.update", "os.system"}

@@ -7,7 +7,8 @@ logits_BLV = net.apply(params, batch).logits
 Parameters by path (N depth, D width, F feed-forward width, H h and K h the widths of all query and key/value heads);
 sharding rules, decay masks and growth maps match on these names:
 
-    embedding/table                          [V, D]
+    embedding/table                          [V, D]          absent where inputs are numbers
+    input/kernel                             [inputs, D]     where they are
     positions/table                          [rows, D]; [A, rows, D] where separate     Learned
     positions/bias                           [buckets, H]                               RelativeBias
     blocks/attention_norm/scale              [N, D]          norm before (pre, both) or after (post) attention
@@ -40,7 +41,7 @@ import jax.numpy as jnp
 from lm.config import Learned, TransformerConfig
 from lm.models import layers
 from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask
-from lm.models.layers import Embedding, FeedForward, Here, Norm, Weights
+from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
@@ -70,7 +71,7 @@ def resolve(config: TransformerConfig) -> Resolved:
     """Return the configuration with every derived value filled in; raise ConfigError where it makes no model."""
     for name in ("vocabulary", "depth", "width", "heads", "norm_epsilon"):
         require_positive(f"model.{name}", getattr(config, name))
-    for name in ("kv_heads", "head_width", "feedforward", "window"):
+    for name in ("inputs", "kv_heads", "head_width", "feedforward", "window"):
         require_positive(f"model.{name}", 1 if getattr(config, name) is None else getattr(config, name))
     require_choice("model.activation", config.activation, (*layers.ACTIVATIONS, *layers.GATED))
     require_choice("model.norm", config.norm, ("rms", "layer"))
@@ -79,6 +80,8 @@ def resolve(config: TransformerConfig) -> Resolved:
     for name in ("dropout", "embedding_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.inputs is not None and config.tied:
+        raise ConfigError("model.tied must be false where model.inputs are numbers: there is no embedding to share")
     if config.head_width is None and config.width % config.heads:
         raise ConfigError(f"model.width {config.width} is not a multiple of model.heads {config.heads}")
     kv_heads = config.heads if config.kv_heads is None else config.kv_heads
@@ -165,7 +168,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens_BL: Array,
+        inputs: Array,  # tokens [B, L], or numbers [B, L, inputs]
         positions: Array,
         segments_BL: Array | None = None,
         cache: Cache | None = None,
@@ -173,15 +176,20 @@ class Transformer(nn.Module):
     ) -> tuple[Outputs, Cache | None]:
         config = resolve(self.config)
         scheme, inits, dtype = config.scheme, config.initialisers, jnp.dtype(config.dtype)
-        batch, length = tokens_BL.shape
+        batch, length = inputs.shape[:2]
         if positions.ndim == 3 and not scheme.many_axes:
             raise ConfigError(f"model.positions {config.positions} takes one axis, got ids of shape {positions.shape}")
         slots = length if cache is None else cache.tokens["segments"].shape[1]
         positions = scheme.redraw(positions, slots, None if deterministic else self.make_rng("positions"))
         tables = Tables(tuple(scheme.shapes().items()), inits.embedding, name="positions")()
 
-        embedding = Embedding(config.vocabulary, config.width, dtype, inits.embedding, name="embedding")
-        x_BLD = embedding(tokens_BL)
+        if config.inputs is None:
+            embedding = Embedding(config.vocabulary, config.width, dtype, inits.embedding, name="embedding")
+            x_BLD = embedding(inputs)
+        else:
+            embedding = None
+            x_BLD = Projection(config.width, config.bias, dtype, name="input")(inputs.reshape(batch * length, -1))
+            x_BLD = x_BLD.reshape(batch, length, config.width)
         added_BLD = scheme.embedding(tables, positions)
         if added_BLD is not None:
             x_BLD = x_BLD + added_BLD.astype(dtype)
@@ -202,9 +210,9 @@ class Transformer(nn.Module):
         return outputs, None if cache is None else _write(cache, written, tokens, outputs)
 
     def _outputs(
-        self, config: Resolved, embedding: Embedding, features_BLD: Array, inits: layers.Initialisers
+        self, config: Resolved, embedding: Embedding | None, features_BLD: Array, inits: layers.Initialisers
     ) -> Outputs:
-        if config.tied:
+        if embedding is not None and config.tied:
             # The rows of a t5 table have norm sqrt(D), where the kernel of a head would have columns of norm 1.
             scale = config.width**-0.5 if config.initialisation == "t5" else 1.0
             return Outputs(features_BLD * scale, embedding.table.T)
@@ -283,13 +291,19 @@ def transformer_net(config: TransformerConfig) -> Net:
     def init(key: Key) -> Params:
         positions = config.positions
         axes = (positions.axes,) if isinstance(positions, Learned) and positions.separate else ()
-        return module.init(key, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, *axes), jnp.int32))["params"]
+        first = jnp.zeros((1, 1), jnp.int32) if config.inputs is None else jnp.zeros((1, 1, config.inputs))
+        return module.init(key, first, jnp.zeros((1, 1, *axes), jnp.int32))["params"]
 
-    def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
+    def apply(params: Params, batch: Batch, key: Key | None = None, attention: bool = False) -> Outputs:
         names = ("dropout", "positions")
         rngs = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
         arguments = (batch.inputs, batch.positions, batch.segments)
-        return run({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
+        sown = ["intermediates"] if attention else False
+        found = run({"params": params}, *arguments, deterministic=key is None, rngs=rngs, mutable=sown)
+        if not attention:
+            return found[0]
+        (outputs, _), variables = found
+        return outputs._replace(attention=variables["intermediates"]["blocks"]["attention"]["weights"][0])
 
     def cache(batch_size: int, length: int) -> Cache:
         # One group of all layers for a loop, or a group a layer: XLA on CPU copies a layer to read it out of a group.

@@ -19,8 +19,8 @@ STACK = re.compile(r"(^|/)blocks/")
 def wrap(net: Net, transform: Transform) -> Net:
     """Return the net that has the transform's parameters."""
 
-    def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
-        return net.apply(transform.settle(params, key), batch, key)
+    def apply(params: Params, batch: Batch, key: Key | None = None, **wanted: bool) -> Outputs:
+        return net.apply(transform.settle(params, key), batch, key, **wanted)
 
     def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
         assert net.extend is not None

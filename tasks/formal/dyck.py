@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import OptimizerConfig, ReaderConfig, Recipe, TrainConfig
+from lm.config import ConsistencyLoss, OptimizerConfig, ReaderConfig, Recipe, TrainConfig
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key, Mean
 from tasks.build import below, fraction
@@ -231,4 +231,4 @@ def dyck_balanced_cpu() -> Recipe:
     python scripts/train.py dyck_balanced_cpu
     """
     plain = dyck_cpu()
-    return replace(plain, name="dyck_balanced_cpu", task=replace(plain.task, pumped=True), objective="consistency")
+    return replace(plain, name="dyck_balanced_cpu", task=replace(plain.task, pumped=True), objective=ConsistencyLoss())

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.candidates import best_score, sigmoid
-from lm.config import OptimizerConfig, Recipe, TrainConfig
+from lm.config import OptimizerConfig, Recipe, TrainConfig, VerifierLoss
 from lm.data import Document
 from lm.decode import pad_left
 from lm.exits import UserError
@@ -153,7 +153,7 @@ def verifier_recipe(generator: Recipe, folder: Path, optimizer: OptimizerConfig,
         name=f"{generator.name}_verifier",
         task=Verifier(str(folder), generator.data.length),
         model=replace(generator.model, vocabulary=generator.model.vocabulary + 1),
-        objective="verifier",
+        objective=VerifierLoss(),
         optimizer=optimizer,
         train=replace(train, evaluate_every=every, keep=train.steps // every + 1),
         mesh=generator.mesh,
