@@ -86,10 +86,21 @@ class SharpenedLoss:
         require_choice("objective.measure", self.measure, ("entropy", "l2", "linf"))
 
 
-ObjectiveConfig = NextTokenLoss | VerifierLoss | ConsistencyLoss | SharpenedLoss
+@dataclass(frozen=True)
+class HingeLoss:
+    """By how much the target's score fails to exceed all others by 1."""
+
+
+ObjectiveConfig = NextTokenLoss | VerifierLoss | ConsistencyLoss | SharpenedLoss | HingeLoss
 
 OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
-    {"next_token": NextTokenLoss, "verifier": VerifierLoss, "consistency": ConsistencyLoss, "sharpened": SharpenedLoss}
+    {
+        "next_token": NextTokenLoss,
+        "verifier": VerifierLoss,
+        "consistency": ConsistencyLoss,
+        "sharpened": SharpenedLoss,
+        "hinge": HingeLoss,
+    }
 )
 
 
@@ -243,7 +254,7 @@ KINDS: dict[str, type] = {
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
-        NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, MajorityKernels, BlockScales, Looped, Growth,
-        Recipe,
+        NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, MajorityKernels, BlockScales, Looped,
+        Growth, Recipe,
     )
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.config import ConsistencyLoss, NextTokenLoss, SharpenedLoss, TransformerConfig, VerifierLoss
+from lm.config import ConsistencyLoss, HingeLoss, NextTokenLoss, SharpenedLoss, TransformerConfig, VerifierLoss
 from lm.strict import ConfigError
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
@@ -118,6 +118,21 @@ def sharpened(
     return loss + strength * blur, metrics | {"loss": total, "spread": Mean(blur * count, count)}
 
 
+def hinge(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
+    """Return the weighted mean by which the target's logit fails to exceed every other by 1, and the accuracy.
+
+    With two classes it is max(0, 1 - y f) of the score f, the difference of their logits.
+    """
+    logits_BLV = apply(params, batch, key).logits
+    target_BLV = jnp.arange(logits_BLV.shape[-1])[None, None] == batch.targets[..., None]
+    right_BL = jnp.sum(jnp.where(target_BLV, logits_BLV, 0.0), axis=-1)
+    margin_BL = right_BL - jnp.max(jnp.where(target_BLV, -jnp.inf, logits_BLV), axis=-1)
+    count = jnp.sum(batch.weights)
+    total = jnp.sum(jax.nn.relu(1 - margin_BL) * batch.weights)
+    metrics = {"loss": Mean(total, count), "accuracy": Mean(jnp.sum((margin_BL > 0) * batch.weights), count)}
+    return total / jnp.maximum(count, 1e-9), metrics
+
+
 def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
     """Return the objective on batches that `augment`, where there is one, has finished with a key of its own."""
     if augment is None:
@@ -131,7 +146,13 @@ def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | Non
 
 
 OBJECTIVES: Mapping[type, Callable[..., tuple[Array, Metrics]]] = MappingProxyType(
-    {NextTokenLoss: next_token, VerifierLoss: verifier, ConsistencyLoss: consistency, SharpenedLoss: sharpened}
+    {
+        NextTokenLoss: next_token,
+        VerifierLoss: verifier,
+        ConsistencyLoss: consistency,
+        SharpenedLoss: sharpened,
+        HingeLoss: hinge,
+    }
 )
 
 
