@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import UserError
+from lm.report.pictures import draw, from_json, to_json
+from lm.report.svg import standalone
 from tasks.task import Claim, Experiment
 
 RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -59,7 +61,8 @@ def measure(experiment: Experiment, scale: str, workdir: Path, command: str) -> 
     judged = [judge(claim, [float(f[claim.metric]) for f in figures], seeds) for claim in claims]
     head = {"name": experiment.name, "paper": experiment.paper, "scale": scale, "claims": judged}
     everything = {metric: [float(f[metric]) for f in figures] for metric in figures[0]}
-    return {**head, "figures": everything, **provenance_of(command), "wall_seconds": seconds}
+    pictures = [to_json(picture) for picture in experiment.pictures(everything)]
+    return {**head, "figures": everything, "pictures": pictures, **provenance_of(command), "wall_seconds": seconds}
 
 
 def publish(experiment: Experiment, scale: str, workdir: Path, docs: Path, command: str) -> bool:
@@ -84,12 +87,22 @@ def provenance_of(command: str) -> dict[str, Any]:
 
 
 def save(result: Mapping[str, Any], docs: Path) -> None:
-    """Write docs/results/NAME.SCALE.json, and the page of all results anew."""
+    """Write docs/results/NAME.SCALE.json and its pictures beside it, and the page of all results anew."""
     folder = docs / "results"
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     (folder / f"{result['name']}.{result['scale']}.json").write_text(text, encoding="utf-8")
+    for old in folder.glob(f"{result['name']}.{result['scale']}.*.svg"):
+        old.unlink()
+    for name, picture in zip(picture_names(result), result["pictures"], strict=True):
+        (folder / name).write_text(standalone(draw(from_json(picture))) + "\n", encoding="utf-8")
     (docs / "RESULTS.md").write_text(render(folder), encoding="utf-8")
+
+
+def picture_names(result: Mapping[str, Any]) -> list[str]:
+    """Return the file names of a result's pictures."""
+    count = len(result.get("pictures", ()))  # results of earlier versions have none
+    return [f"{result['name']}.{result['scale']}.{number + 1}.svg" for number in range(count)]
 
 
 def table(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -126,5 +139,8 @@ def render(folder: Path) -> str:
         where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
         page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"
         page += f"{others(result)}\n\n" if others(result) else ""
+        for name, picture in zip(picture_names(result), result.get("pictures", ()), strict=True):
+            page += f"**{picture['title']}**\n\n![{picture['title']}](results/{name})\n\n"
+            page += f"{picture['caption']}\n\n" if picture["caption"] else ""
         page += f"`{result['command']}`: {result['wall_seconds']:.0f} s on {where}, {result['date'][:10]}.\n"
     return page

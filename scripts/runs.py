@@ -11,6 +11,7 @@ from lm.strict import from_json
 
 if TYPE_CHECKING:
     from lm.interop.scoring import TextModel
+    from lm.types import Batch, Key, Source
 
 
 def read_recipe(workdir: Path) -> Recipe:
@@ -58,3 +59,21 @@ def text_model_of(workdir: Path | None, model: Path | None, max_length: int) -> 
     if codec is None:
         raise UserError(f"{workdir or model} has no tokenizer: it reads no text")
     return TextModel(build(config), params, codec, max_length, getattr(codec, "begins", True))
+
+
+def batch_of(recipe: Recipe, source: Source, key: Key, size: int | None, count: int) -> tuple[Batch, Any]:
+    """Return test examples of a size, and how tokens are written; a corpus gives windows, and has no sizes."""
+    import jax
+    import jax.numpy as jnp
+
+    if source.draw is None:
+        if size is not None:
+            raise UserError(f"{recipe.task.name} reads a corpus, which has no sizes; leave --size out")
+        assert source.at is not None
+        return jax.tree.map(lambda x: jnp.asarray(x[:count]), source.at(0)), source.codec.decode
+    size = max(recipe.task.train_sizes) if size is None else size
+    low, high = (f(*recipe.task.train_sizes, *recipe.task.test_sizes) for f in (min, max))
+    if not low <= size <= high:
+        raise UserError(f"--size {size}: {recipe.task.size_name} of {recipe.task.name} lie in {low}..{high}")
+    examples = jax.vmap(recipe.task.test_example, in_axes=(None, 0, None))
+    return jax.jit(examples)(key, jnp.arange(count), size), recipe.task.spell

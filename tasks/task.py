@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm.exits import UserError
 from lm.types import Array, Batch, Evaluation, Example, Key, Mean, Net, Params, Source
+
+if TYPE_CHECKING:
+    from lm.report.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,18 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A study behind claims: `run(workdir, scale, seed)` returns the figures that the claims name."""
+    """A study behind claims: `run(workdir, scale, seed)` returns the figures that the claims name.
+
+    `pictures` draws those figures, {metric: [its value with each seed]}; it reads nothing else, so that a results
+    file can be drawn again.
+    """
 
     name: str
     paper: str
     claims: tuple[Claim, ...]
     run: Callable[[Path, str, int], Mapping[str, float]]
     seeds: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"cpu": (0, 1, 2), "full": (0, 1, 2)})
+    pictures: Callable[[Mapping[str, Sequence[float]]], Sequence[Picture]] = lambda figures: ()
 
 
 def tokens_to_text(tokens: Sequence[int], names: Sequence[str]) -> str:

@@ -101,6 +101,7 @@ MISTAKES = [
     ("evaluate", "", "--workdir"),
     ("sample", "--workdir nowhere --prompt x", "no run in nowhere"),
     ("show_run", "--workdir nowhere", "no evaluated run in nowhere"),
+    ("look", "--workdir nowhere", "no run in nowhere"),
     ("show_task", "flipflop", "no task 'flipflop'; did you mean flip_flop"),
     ("sweep", "flip_flop_cpu --seeds 1 2", "--seeds takes one value, got 1 2"),
     ("sweep", "flip_flop_cpu --optimizer.lr 1e-3 3e-4", "Unrecognized options: --optimizer.lr, 1e-3"),
@@ -178,6 +179,19 @@ def test_sample_continues_a_prompt(call, workdir):
     assert code == 0
     assert [len(line.replace(" ", "")) for line in out.splitlines()] == [5, 5, 5]
     assert set(out) <= set("wri01 \n")
+
+
+def test_look_shows_heads_in_the_report_and_refuses_what_has_none(call, tmp_path):
+    model = "--model.width 8 --model.heads 2 --train.steps 2 --train.steps_per_dispatch 1"
+    assert call("train", f"flip_flop_attention_cpu {model} --task.length 8 --workdir {tmp_path} --quiet")[0] == 0
+    code, out, _ = call("look", f"--workdir {tmp_path} --examples 16 --maps 1")
+    assert code == 0 and "layer 1: " in out and out.endswith(f"report: {tmp_path / 'report.html'}\n")
+    assert "head 1" in (tmp_path / "report.html").read_text()
+    code, _, err = call("look", f"--workdir {tmp_path} --size 300")
+    assert (code, err) == (2, "error: --size 300: percent ignored of flip_flop lie in 10..98\n")
+    changed = (tmp_path / "recipe.json").read_text().replace("TransformerConfig", "RNNConfig")
+    (tmp_path / "recipe.json").write_text(changed)
+    assert call("look", f"--workdir {tmp_path}")[0] == 2
 
 
 def test_show_run_and_show_task(call, workdir):

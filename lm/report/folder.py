@@ -29,7 +29,7 @@ from lm.strict import differences, require_choice
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
 OWN_FILES = (
-    *("checkpoints", "recipe.json", "stamp.json", "status.json", "summary.json", "report.html"),
+    *("checkpoints", "recipe.json", "stamp.json", "status.json", "summary.json", "pictures.json", "report.html"),
     *("*.jsonl", "events.*", "log.txt", "run.lock"),
 )
 # Fields of a recipe that may change on resume: they decide where and how often, not what is computed.

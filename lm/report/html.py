@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import Unusable
+from lm.report.pictures import Picture, draw, read_pictures
 from lm.report.style import STYLE
 from lm.report.svg import Series, bar_chart, line_chart
 from lm.report.writer import METRICS, read_rows
@@ -34,6 +35,7 @@ def write_report(workdir: str | Path) -> Path:
         _headline(summary),
         _section("Training", _curves(read_rows(folder / METRICS), summary.get("stages", []))),
         _slices(summary),
+        *(_section(name, _pictures(pictures)) for name, pictures in read_pictures(folder).items()),
         _section("Examples", _examples(_read_samples(folder / "samples.jsonl"))),
         _section("Parameters", _parameters(summary.get("parameter_table", []))),
         _section("Configuration", _pairs(_flatten(recipe))),
@@ -151,6 +153,12 @@ def _curves(rows: list[dict[str, float]], stages: list[dict[str, Any]]) -> str:
         label = _words(group if len(series) > 1 else groups[group][0])
         charts.append(line_chart(series, x_label="step", y_label=label, log=log, marks=marks))
     return f'<div class="plots">{"".join(charts)}</div>\n' if charts else ""
+
+
+def _pictures(pictures: Iterable[Picture]) -> str:
+    captions = ((p, f"<figcaption>{escape(p.caption)}</figcaption>" if p.caption else "") for p in pictures)
+    figures = (f"<figure><h3>{escape(p.title)}</h3>{draw(p)}{caption}</figure>" for p, caption in captions)
+    return f'<div class="plots">{"".join(figures)}</div>\n'
 
 
 def _slices(summary: Mapping[str, Any]) -> str:

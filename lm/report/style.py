@@ -22,6 +22,7 @@ h3 { font-size: 14px; margin: 24px 0 8px; color: var(--soft); font-weight: 600 }
 .facts { display: flex; flex-wrap: wrap; gap: 4px 36px; margin: 20px 0 0 }
 .facts div { min-width: 0 } .facts dt { color: var(--soft); font-size: 13px } .facts dd { margin: 0; font-weight: 600 }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 22px 28px }
+figure { margin: 0 } figcaption { color: var(--soft); font-size: 13px; margin-top: 4px }
 svg { width: 100%; height: auto; display: block }
 .scroll { overflow-x: auto; margin-top: 10px }
 table { border-collapse: collapse; width: 100%; font-size: 14px }

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 18, 30, 44
+PAGE = "var(--page,#fbfcfb)"
 INK, SOFT, GRID, SHADE = "var(--ink,#1c211f)", "var(--soft,#66706b)", "var(--line,#dfe4e1)", "var(--shade,#eef3f0)"
 COLOURS = tuple(
     f"var(--s{i},{fallback})" for i, fallback in enumerate(("#2c7a55", "#b4642d", "#4a68a8", "#8a4f8f", "#7a7a2c"))
 )
 MOST_POINTS = 600
+MOST_NUMBERS = 16  # columns of a heat map whose cells show their values
 
 
 class Series(NamedTuple):
@@ -55,20 +57,22 @@ def line_chart(
     percent: bool = False,
     shaded: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
+    log_x: bool = False,
+    joined: bool = True,
 ) -> str:
     """Return a chart of several lines over one axis.
 
     Values that are not finite are left out. `log` makes the y axis logarithmic and leaves out what is not
-    positive, `shaded` marks a range of x as the one trained on, `percent` writes 0.5 as 50 %. Each of `marks` is
-    a place on the x axis and what begins there.
+    positive, and so does `log_x` for x; `shaded` marks a range of x as the one trained on, `percent` writes 0.5 as
+    50 %. Each of `marks` is a place on the x axis and what begins there. Points are not `joined` in a cloud.
     """
-    series = [_thin(_drawable(s, log)) for s in series]
+    series = [_thin(_drawable(s, log, log_x)) for s in series]
     xs = [x for s in series for x in s.x] + list(shaded or ())
     ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]
     if not ys:
         return _svg(_text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle"), y_label)
-    x_ticks, x_scale = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, False, snug=True)
-    if all(x.is_integer() for s in series for x in s.x):
+    x_ticks, x_scale = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x, snug=joined)
+    if not log_x and all(x.is_integer() for s in series for x in s.x):
         x_ticks = [tick for tick in x_ticks if tick.is_integer()]
     low, high = y_range or (min(ys), max(ys))
     y_ticks, y_scale = _axis(low, high, HEIGHT - BOTTOM, TOP, log, snug=y_range is not None)
@@ -94,7 +98,7 @@ def line_chart(
         parts.append(_text(x_scale(tick), HEIGHT - BOTTOM + 17, _short(tick), "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", SOFT))
     for index, s in enumerate(series):
-        parts += _draw(s, COLOURS[index % len(COLOURS)], x_scale, y_scale)
+        parts += _draw(s, COLOURS[index % len(COLOURS)], x_scale, y_scale, joined)
     parts += _legend([s.name for s in series], y_label)
     return _svg("".join(parts), f"{y_label} over {x_label}")
 
@@ -115,9 +119,56 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], lows: Sequence[flo
     return _svg("".join(parts), "share right with interval", height=8 + row * len(labels))
 
 
+def heat_map(
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    *,
+    row_label: str = "",
+    column_label: str = "",
+    scale: tuple[float, float | None] = (0.0, None),
+    percent: bool = False,
+    label: str = "",
+) -> str:
+    """Return a grid of cells, darker where the value is higher, with the value in each where there is room.
+
+    Colours reach over `scale`, whose upper end is the largest value where it is None; a cell of None stays empty.
+    """
+    count, across = len(values), len(values[0])
+    top = 24 if row_label else 6
+    low = scale[0]
+    high = max((v for row in values for v in row if v is not None), default=low) if scale[1] is None else scale[1]
+    left = min(max((7 * len(name) for name in (*rows, row_label)), default=0) + 14, 180)
+    width = (WIDTH - RIGHT - left) / across
+    height = min(max(width, 18.0), 26.0) if rows else width
+    parts = []
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if value is not None and math.isfinite(value):
+                share = min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0)
+                corner = (left + j * width, top + i * height)
+                named = [names[k] for names, k in ((rows, i), (columns, j)) if names]
+                said = (
+                    "" if across > MOST_NUMBERS else f"{100 * value:.3g}" if percent else _short(float(f"{value:.3g}"))
+                )
+                parts.append(_cell(corner, (width, height), share, said, f"{', '.join(named)}: {value:.6g}"))
+    bottom = top + count * height
+    for i, name in enumerate(rows):
+        shown = name if len(name) <= 24 else f"{name[:23]}…"
+        parts.append(_text(left - 8, top + (i + 0.5) * height + 4, shown, "end"))
+    longest = max((len(name) for name in columns), default=1)
+    every = max(1, math.ceil((7 * longest + 6) / width))
+    for j in range(0, len(columns), every):
+        parts.append(_text(left + (j + 0.5) * width, bottom + 16, columns[j], "middle"))
+    parts.append(_text((left + WIDTH - RIGHT) / 2, bottom + (34 if columns else 16), column_label, "middle", SOFT))
+    parts.append(_text(left - 8, 16, row_label, "end"))
+    return _svg("".join(parts), label, height=bottom + (44 if columns else 24))
+
+
 def standalone(svg: str) -> str:
     """Return a chart as the text of an .svg file."""
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    named = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return named.replace('style="font', f'style="background:{PAGE};font', 1)  # readable on a dark page too
 
 
 def ticks(low: float, high: float, count: int = 7) -> list[float]:
@@ -145,9 +196,10 @@ def _axis(low: float, high: float, start: float, end: float, log: bool, snug: bo
     return ticks(low, high), Scale(low, high, start, end, False)
 
 
-def _drawable(s: Series, log: bool) -> Series:
-    """Keep the points that have a place on the axis."""
-    kept = [i for i, y in enumerate(s.y) if math.isfinite(y) and (y > 0 or not log)]
+def _drawable(s: Series, log: bool, log_x: bool) -> Series:
+    """Keep the points that have a place on the axes."""
+    pairs = enumerate(zip(s.x, s.y, strict=True))
+    kept = [i for i, (x, y) in pairs if math.isfinite(y) and (y > 0 or not log) and (x > 0 or not log_x)]
     columns = [None if column is None else [float(column[i]) for i in kept] for column in s[1:]]
     return Series(s.name, columns[0] or [], columns[1] or [], columns[2], columns[3])
 
@@ -164,15 +216,16 @@ def _thin(s: Series) -> Series:
     return Series(s.name, [s.x[i] for i in kept], [s.y[i] for i in kept])
 
 
-def _draw(s: Series, colour: str, x_scale: Scale, y_scale: Scale) -> list[str]:
+def _draw(s: Series, colour: str, x_scale: Scale, y_scale: Scale, joined: bool) -> list[str]:
     points = [(x_scale(x), y_scale(y)) for x, y in zip(s.x, s.y, strict=True)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    parts = [f'<polyline points="{path}" style="fill:none;stroke:{colour};stroke-width:1.6;stroke-linejoin:round"/>']
+    line = f'<polyline points="{path}" style="fill:none;stroke:{colour};stroke-width:1.6;stroke-linejoin:round"/>'
+    parts = [line] if joined else []
     if s.low is not None and s.high is not None:
         for (x, _), low, high in zip(points, s.low, s.high, strict=True):
             parts.append(_line(x, y_scale(low), x, y_scale(high), colour))
             parts += [_line(x - 3, y_scale(end), x + 3, y_scale(end), colour) for end in (low, high)]
-    if len(points) <= 40:
+    if len(points) <= 40 or not joined:
         for (x, y), at, value in zip(points, s.x, s.y, strict=True):
             title = html.escape(f"{s.name}: {value:.6g} at {at:g}")
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" {_fill(colour)}><title>{title}</title></circle>')
@@ -195,6 +248,19 @@ def _svg(body: str, label: str, height: float = HEIGHT) -> str:
         f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{html.escape(label)}" '
         f'style="font:12px system-ui,sans-serif;font-variant-numeric:tabular-nums">{body}</svg>'
     )
+
+
+def _cell(corner: tuple[float, float], size: tuple[float, float], share: float, said: str, title: str) -> str:
+    """Return a cell of a heat map, as dark as its share of the scale, with its number where that has room."""
+    (x, y), (width, height) = corner, size
+    shown = len(said) * 7 + 4 <= width and height >= 14
+    if share < 0.004 and not shown:
+        return ""  # as pale as the page; a map of attention has thousands of these
+    cell = (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width - 0.6, 0.4):.1f}" height="{max(height - 0.6, 0.4):.1f}" '
+        f'style="fill:{COLOURS[0]};fill-opacity:{0.04 + 0.96 * share:.2f}"><title>{html.escape(title)}</title></rect>'
+    )
+    return cell + _text(x + width / 2, y + height / 2 + 4, said, "middle", INK if share < 0.55 else PAGE) * shown
 
 
 def _fill(colour: str) -> str:
