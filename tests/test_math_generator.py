@@ -12,11 +12,11 @@ from fractions import Fraction
 
 import pytest
 
-from tasks.math.generator import draw, problem, tell
-from tasks.math.grammar import grammar_of
+from tasks.math.grammar.generator import draw, problem, tell
+from tasks.math.grammar.grammars import grammar_of
+from tasks.math.grammar.problem import Term
+from tasks.math.grammar.style import Style, in_words
 from tasks.math.interpreter import run
-from tasks.math.problem import Term
-from tasks.math.style import Style, in_words
 
 COUNT = 3000
 

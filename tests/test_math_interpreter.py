@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasks.math.generator import problem
+from tasks.math.grammar.generator import problem
 from tasks.math.interpreter import Outcome, extract, run
 
 

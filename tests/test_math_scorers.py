@@ -14,15 +14,16 @@ import pytest
 from lm.data import Codec, Corpus, read_jsonl
 from lm.exits import UserError
 from lm.strict import ConfigError
-from tasks.math import generator, gsm8k, interpreter, scorers, tinygsm
-from tasks.math import problem as problem_module
+from tasks.math import gsm8k, interpreter, scorers, tinygsm
 from tasks.math.data import MathData, build, document, held_out, mix, prompt, training_problems
-from tasks.math.generator import problem
+from tasks.math.grammar import generator
+from tasks.math.grammar import problem as problem_module
+from tasks.math.grammar.generator import problem
+from tasks.math.grammar.words import HELD_OUT_THEMES, themes
 from tasks.math.interpreter import run
 from tasks.math.recipes import tinygsm_cpu
 from tasks.math.scorers import gold_answer, grade, grade_text, last_number
 from tasks.math.tinygsm import SPLITS, Asked, TinyGSM, tally
-from tasks.math.words import HELD_OUT_THEMES, themes
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 needs_gsm8k = pytest.mark.skipif(

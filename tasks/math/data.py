@@ -23,8 +23,8 @@ from lm.data import Codec, Contamination, Document, build_corpus
 from lm.strict import ConfigError, require_choice, require_positive
 from tasks.math import gsm8k
 from tasks.math.benchmarks import read, split_program
-from tasks.math.generator import STEP_WEIGHTS, problem
-from tasks.math.problem import Problem, figure
+from tasks.math.grammar.generator import STEP_WEIGHTS, problem
+from tasks.math.grammar.problem import Problem, figure
 
 HELD_OUT = 1 << 40  # test problems have indices from here on
 SOLUTIONS = ("program", "text", "number")

@@ -30,9 +30,9 @@ from lm.strict import ConfigError, require_choice
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
 from tasks.math.benchmarks import DATA_SETS, read
 from tasks.math.data import HELD_OUT, MathData, build, held_out, prompt
-from tasks.math.generator import STEP_WEIGHTS, problem
-from tasks.math.grammar import GRAMMARS
-from tasks.math.problem import Problem, figure
+from tasks.math.grammar.generator import STEP_WEIGHTS, problem
+from tasks.math.grammar.grammars import GRAMMARS
+from tasks.math.grammar.problem import Problem, figure
 from tasks.math.scorers import Grade, grade, grade_text
 from tasks.task import Task
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm.strict import override
 from lm.train import fit
-from tasks.math.generator import problem
+from tasks.math.grammar.generator import problem
 from tasks.math.recipes import tinygsm_cpu
 from tasks.math.scorers import grade
 from tasks.task import Claim, Experiment

@@ -14,9 +14,9 @@ from lm.strict import override
 from lm.train import fit
 from lm.trained import Trained
 from tasks.math.data import held_out
-from tasks.math.generator import problem
 from tasks.math.graded import Draw, Question, sample_graded
-from tasks.math.problem import Problem
+from tasks.math.grammar.generator import problem
+from tasks.math.grammar.problem import Problem
 from tasks.math.recipes import tinygsm_varied_cpu
 from tasks.math.tinygsm import LONGEST_SOLUTION, SPLITS, metrics_of
 from tasks.task import Claim, Experiment

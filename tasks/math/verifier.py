@@ -28,7 +28,7 @@ from lm.exits import UserError
 from lm.losses import token_values
 from lm.types import Array, Batch, Evaluation, Example, Key, Net, Params, Source
 from tasks.math.graded import Candidate, Graded, distinct, read_graded
-from tasks.math.problem import figure
+from tasks.math.grammar.problem import figure
 from tasks.math.selection import Judged, selection
 from tasks.task import Task
 

@@ -26,7 +26,7 @@ from lm.losses import cross_entropy
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Evaluation, Example, Key, Net, Params, Rate, Source
 from tasks.math.data import MathData, document, held_out, solution_of, training_problems
-from tasks.math.generator import problem
+from tasks.math.grammar.generator import problem
 from tasks.math.tinygsm import Asked, TinyGSM, examine
 from tasks.stem.corpora import Folders, Text, digests, prepare
 from tasks.task import Task

@@ -24,7 +24,7 @@ from lm.evaluate import rate
 from lm.types import Array, Batch, Evaluation, Key, Net, Params, Source
 from tasks.formal.modular_arithmetic import ModularArithmetic
 from tasks.math.data import HELD_OUT, MathData, Row, document
-from tasks.math.generator import problem
+from tasks.math.grammar.generator import problem
 from tasks.math.tinygsm import TinyGSM
 from tasks.task import Task
 from tasks.vision.digits import Digits

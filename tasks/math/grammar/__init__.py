@@ -1,0 +1,1 @@
+"""The language that word problems are written in."""
