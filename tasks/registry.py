@@ -25,6 +25,13 @@ from tasks.formal.automata import (
     automaton_scratchpad_cpu,
 )
 from tasks.formal.automata_study import AUTOMATA
+from tasks.formal.boolean_functions import (
+    BooleanFunctions,
+    boolean_conjunction_cpu,
+    boolean_conjunction_full,
+    boolean_parity_cpu,
+    boolean_taught_cpu,
+)
 from tasks.formal.dyck import Dyck, dyck_balanced_cpu, dyck_cpu
 from tasks.formal.dyck_study import DYCK
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
@@ -81,6 +88,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Automaton,
             Dyck,
             ModularArithmetic,
+            BooleanFunctions,
             Addition,
             Sorting,
             TinyGSM,
@@ -109,6 +117,10 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             dyck_balanced_cpu,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
+            boolean_conjunction_cpu,
+            boolean_parity_cpu,
+            boolean_taught_cpu,
+            boolean_conjunction_full,
             addition_cpu,
             addition_plain_cpu,
             addition_random_start_cpu,

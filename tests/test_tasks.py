@@ -19,6 +19,7 @@ from tasks.arithmetic.addition import ZERO, Addition
 from tasks.arithmetic.sorting import FIRST, Sorting
 from tasks.build import add_digits, below, concatenate, latest, numeral
 from tasks.formal.automata import Automaton
+from tasks.formal.boolean_functions import BooleanFunctions
 from tasks.formal.dyck import Dyck
 from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
@@ -28,7 +29,6 @@ from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
 from tasks.vision.augment import Augment
 from tasks.vision.digits import Digits
-from tasks.vision.images import Images
 from tasks.vision.shapes import Shapes
 from tasks.vision.stored import Cifar
 
@@ -49,6 +49,9 @@ DRAWN = {
     "automaton with a scratchpad": Automaton(family="symmetric", order=3, length=12, longest=16, form="scratchpad"),
     "brackets with depths": Dyck(length=12, longest=20),
     "brackets, pumped": Dyck(kinds=3, depth=3, length=12, longest=20, form="tokens", pumped=True),
+    "conjunctions": BooleanFunctions(width=4, points=6),
+    "taught formulas": BooleanFunctions("taught_dnf", width=6, points=10),
+    "labels of the nearest neighbour": BooleanFunctions("nearest_neighbour", width=5, points=30),
     "shapes": Shapes(),
     "shapes again": Shapes(side=12, kinds=4, noise=50, train_count=30, label_noise=0.5, augment=Augment(shift=1)),
 }
@@ -73,6 +76,10 @@ def draws(task, count=16):
     return [jax.jit(jax.vmap(f))(keys, n) for (f, _, _), n in zip(ways_to_draw(task), sizes, strict=True)]
 
 
+def reads_numbers(task):
+    return draws(task)[0].inputs.dtype == "float32"
+
+
 def test_every_drawing_task_stands_in_the_table():
     assert {type(task) for task in DRAWN.values()} == {t for t in TASKS.values() if t.sample is not Task.sample}
 
@@ -87,12 +94,12 @@ def test_samples_are_pure_and_any_size_runs_in_one_program(task):
             assert_same(example, jax.tree.map(lambda x, row=row: x[row], batch))
         others = np.stack([jitted(key, high).inputs for key in keys])
         assert jitted._cache_size() == 1 and len(np.unique(others, axis=0)) > 1
-        image = isinstance(task, Images)
+        numbers = reads_numbers(task)
         assert example.positions.shape == (length,)
-        assert example.inputs.ndim == 3 if image else example.inputs.shape == (length,)
+        assert example.inputs.ndim > 1 if numbers else example.inputs.shape == (length,)
         assert example.targets.shape == example.weights.shape
         assert (example.targets.dtype, example.weights.dtype) == ("int32", "float32")
-        assert example.inputs.dtype == ("float32" if image else "int32")
+        assert example.inputs.dtype == ("float32" if numbers else "int32")
     assert_same(example, sample(keys[0], low))
 
 
@@ -103,7 +110,7 @@ def test_sizes_and_tokens_keep_their_limits(task):
     assert min(task.test_sizes) <= high <= max(task.test_sizes) and task.train_length <= task.max_length
     assert (sizes.min(), sizes.max()) == (low, high)
     for batch in draws(task):
-        for tokens in (batch.targets,) if isinstance(task, Images) else (batch.inputs, batch.targets):
+        for tokens in (batch.targets,) if reads_numbers(task) else (batch.inputs, batch.targets):
             assert tokens.min() >= 0 and tokens.max() < task.vocabulary
         assert np.all(np.isin(batch.weights, (0, 1))) and np.all(batch.weights.sum(axis=1) > 0)
 
@@ -130,7 +137,7 @@ def test_examples_in_the_docstring_are_real(task):
 def test_what_is_spelt_can_be_read(task):
     example = jax.tree.map(lambda x: np.asarray(x)[0], draws(task)[0])
     assert task.render(example)
-    if isinstance(task, Images):
+    if reads_numbers(task):
         with pytest.raises(UserError, match="cannot be given as text"):
             task.read(task.spell(example.targets))
     else:
@@ -172,6 +179,9 @@ def test_experiments_claim_one_bound_each():
         (lambda: ModularArithmetic(modulus=9), "task.modulus"),
         (lambda: ModularArithmetic(train_fraction=1.0), "task.train_fraction"),
         (lambda: ModularArithmetic(operation="added"), "add"),
+        (lambda: BooleanFunctions(family="conjunctions"), "conjunction"),
+        (lambda: BooleanFunctions(width=3), "task.width"),
+        (lambda: BooleanFunctions(points=1), "task.points"),
         (lambda: Addition(longest_train=11, longest_test=10), "task.longest_train"),
         (lambda: Addition(max_position=21), "task.max_position must be at least 22"),
         (lambda: Sorting(longest_train=1), "task.longest_train"),
