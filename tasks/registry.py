@@ -35,6 +35,8 @@ from tasks.formal.boolean_functions import (
 from tasks.formal.dyck import Dyck, dyck_balanced_cpu, dyck_cpu
 from tasks.formal.dyck_study import DYCK
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
+from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
+from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
@@ -109,6 +111,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             flip_flop_cpu,
             flip_flop_attention_cpu,
             flip_flop_full,
+            flip_flop_lstm_full,
+            *MITIGATIONS["cpu"].values(),
+            *MITIGATIONS["full"].values(),
             automaton_cpu,
             automaton_parity_cpu,
             automaton_scratchpad_cpu,
@@ -157,6 +162,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         experiment.name: experiment
         for experiment in (
             FLIP_FLOP,
+            FLIP_FLOP_MITIGATIONS,
             AUTOMATA,
             DYCK,
             POSITION_COUPLING,

@@ -36,6 +36,7 @@ DRAWN = {
     "flip_flop": FlipFlop(length=32),
     "flip_flop noisy mixture": FlipFlop(length=32, mode="noisy", ignore=(80, 98, 10)),
     "flip_flop automaton": FlipFlop(length=16, form="automaton"),
+    "flip_flop turning": FlipFlop(length=32, writes=0.3, last=98),
     "modular_arithmetic": ModularArithmetic(modulus=7),
     "modular_arithmetic sequence": ModularArithmetic(modulus=7, operation="divide", form="sequence"),
     "addition": Addition(longest_train=4, longest_test=6, max_position=12),

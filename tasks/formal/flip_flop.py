@@ -2,7 +2,8 @@
 
 A string alternates instructions (w write, r read, i ignore) and bits. It starts with a write and ends with a
 read; the instructions between are drawn independently; bits after w and i are fair coins. The size is the
-percentage of ignores: 80 in the paper's training set, 98 and 10 in its sparse and dense tails.
+percentage of ignores: 80 in the paper's training set, 98 and 10 in its sparse and dense tails. FFL(T, (p_w, p_r, p_i))
+is `FlipFlop(T, ignore=(100 p_i,), writes=p_w / (p_w + p_r))`.
 
     >>> task = FlipFlop(length=12)
     >>> example = task.sample(jax.random.key(5), 50)
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -30,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import Learned, OptimizerConfig, Recipe, RNNConfig, TrainConfig, TransformerConfig
-from lm.strict import ConfigError, require_choice
-from lm.types import Array, Example, Key, Mean
+from lm.strict import ConfigError, require_choice, require_positive
+from lm.types import Array, Evaluation, Example, Key, Mean, Net, Params, Source
 from tasks.build import fraction, latest
 from tasks.score import masked
 from tasks.task import Task, next_token
@@ -46,7 +48,9 @@ SYMBOLS = "01."
 class FlipFlop(Task):
     """Strings of `length` symbols; each training string takes one of the percentages in `ignore`.
 
-    Mode `clean` asks for the bits after reads alone, `noisy` for every next token; both are graded on reads.
+    With `last`, the last quarter of a string takes that percentage instead. `writes` is the share of the writes among
+    the instructions that are not ignored. Mode `clean` asks for the bits after reads alone, `noisy` for every next
+    token; both are graded on reads, at least `test_reads` of them (as expected) for each percentage.
     """
 
     name: ClassVar[str] = "flip_flop"
@@ -54,6 +58,9 @@ class FlipFlop(Task):
 
     length: int = 512
     ignore: tuple[int, ...] = (80,)
+    last: int | None = None
+    writes: float = 0.5
+    test_reads: int = 10_000
     mode: str = "clean"  # clean, noisy
     form: str = "tokens"  # tokens, automaton
 
@@ -62,8 +69,13 @@ class FlipFlop(Task):
         require_choice("task.form", self.form, ("tokens", "automaton"))
         if self.length < 4 or self.length % 2:
             raise ConfigError(f"task.length must be even and at least 4, got {self.length}")
+        require_positive("task.test_reads", self.test_reads)
         if not self.ignore or not all(0 <= percent <= 100 for percent in self.ignore):
             raise ConfigError(f"task.ignore must hold percentages from 0 to 100, got {self.ignore}")
+        if self.last is not None and not 0 <= self.last <= 100:
+            raise ConfigError(f"task.last must be a percentage from 0 to 100, got {self.last}")
+        if not 0 <= self.writes <= 1 or (self.form == "automaton" and self.writes != 0.5):
+            raise ConfigError(f"task.writes must lie in [0, 1], and be 0.5 for an automaton, got {self.writes}")
 
     @property
     def vocabulary(self) -> int:
@@ -79,7 +91,25 @@ class FlipFlop(Task):
 
     @property
     def test_sizes(self) -> tuple[int, ...]:
-        return tuple(sorted({10, 98, *self.ignore}))
+        return tuple(sorted({10, 80, 98, *self.ignore}))
+
+    @property
+    def test_count(self) -> int:
+        return 64  # to be shown; what is counted is `test_reads`
+
+    def source(self, recipe: Recipe, folder: Path) -> Source:
+        from tasks.formal.flip_flop_glitches import examine_reads
+
+        def evaluate(net: Net, params: Params, key: Key) -> Evaluation:
+            return examine_reads(net, params, self, key)
+
+        return super().source(recipe, folder)._replace(evaluate=evaluate)
+
+    def ignored(self, size: Array) -> Array:
+        """Return the chance of an ignore at each instruction, [C]: all places of an automaton, half those of tokens."""
+        count = self.length if self.form == "automaton" else self.length // 2
+        late_C = jnp.arange(count) >= count - count // 4
+        return jnp.where(late_C, size if self.last is None else self.last, size) / 100
 
     def draw_sizes(self, key: Key, batch_size: int) -> Array:
         return jax.random.choice(key, jnp.asarray(self.ignore), (batch_size,))
@@ -89,9 +119,10 @@ class FlipFlop(Task):
             return self._sample_automaton(key, size)
         count = self.length // 2
         bits = jax.random.bits(key, (count,))
-        draw, ignored = fraction(bits), size / 100
+        draw, ignored = fraction(bits), self.ignored(size)
         order = jnp.arange(count)
-        instructions = jnp.where(draw < ignored, IGNORE, jnp.where(draw < (1 + ignored) / 2, WRITE, READ))
+        written = ignored + (1 - ignored) * self.writes
+        instructions = jnp.where(draw < ignored, IGNORE, jnp.where(draw < written, WRITE, READ))
         instructions = jnp.where(order == 0, WRITE, jnp.where(order == count - 1, READ, instructions))
         coins = (bits & 1).astype(jnp.int32)
         data = jnp.where(instructions == READ, latest(coins, instructions == WRITE), coins)
@@ -103,7 +134,7 @@ class FlipFlop(Task):
     def _sample_automaton(self, key: Key, size: Array) -> Example:
         bits_L = jax.random.bits(key, (self.length,))
         order_L = jnp.arange(self.length)
-        written_L = (fraction(bits_L) >= size / 100) | (order_L == 0)
+        written_L = (fraction(bits_L) >= self.ignored(size)) | (order_L == 0)
         coins_L = (bits_L & 1).astype(jnp.int32)
         return Example(
             inputs=jnp.where(written_L, coins_L, NOTHING),
@@ -115,9 +146,17 @@ class FlipFlop(Task):
 
     def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
         """Grade the reads; `glitch_rate` is the share of them whose argmax over the whole vocabulary is wrong."""
-        asked_L = example.inputs == READ if self.form == "tokens" else example.weights > 0
-        glitches = masked(predictions_L != example.targets, asked_L)
+        glitches = masked(predictions_L != example.targets, self.reads(example))
         return {"exact_match": (glitches.sum == 0).astype(jnp.float32), "glitch_rate": glitches}
+
+    def reads(self, example: Example) -> Array:
+        """Return where the memory is asked for, booleans [..., L]."""
+        return example.inputs == READ if self.form == "tokens" else example.weights > 0
+
+    def latest_write(self, inputs_L: Array) -> Array:
+        """Return at every place that of the latest write, [L]; of tokens, of its instruction."""
+        written_L = inputs_L == WRITE if self.form == "tokens" else inputs_L != NOTHING
+        return jax.lax.cummax(jnp.where(written_L, jnp.arange(inputs_L.shape[0]), 0))
 
     def render(self, example: Example) -> str:
         inputs = np.asarray(example.inputs)

@@ -6,7 +6,7 @@ Liu et al. 2023 (arXiv 2306.00946). The tails are strings with 98 % and with 10 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import Recipe, RNNConfig
+from lm.look import heads_taken_out
+from lm.report.pictures import HeatMap, Picture
 from lm.strict import override
-from lm.train import fit
+from lm.train import Result, fit
 from lm.types import Array, Batch, Example, Rate
 from tasks.formal.flip_flop import (
     IGNORE,
@@ -29,9 +31,15 @@ from tasks.formal.flip_flop import (
     flip_flop_full,
 )
 from tasks.formal.flip_flop_construction import construct
+from tasks.formal.flip_flop_glitches import PARTS, distances, heads, spans, survey
 from tasks.task import Claim, Experiment, next_token
 
 PAPER = "Flip-flop language (Liu et al. 2023)"
+TAILS = {"sparse": 98, "dense": 10}  # percentages of ignores
+# Reads of each percentage that a model is graded on: of three seeds together no fewer than in the paper's tails, or of
+# each where the automaton makes them cheap. The sparse ones of the LSTM take some two minutes a seed on a CPU core.
+READS = {"cpu": 118_000, "full": 354_000}
+AUTOMATON_READS = 300_000
 
 
 def all_strings(length: int) -> Iterator[tuple[int, ...]]:
@@ -73,11 +81,79 @@ def construction_errors(reach: float) -> float:
     return errors(short, reach, as_batch(np.array(list(all_strings(10))))) + errors(long, reach, drawn)
 
 
-def glitches(recipe: Recipe, folder: Path, seed: int) -> dict[str, Rate]:
-    """Train a recipe and return its glitch rate at every percentage of ignores."""
-    recipe = override(recipe, {"train.seed": seed})
-    slices = fit(recipe, folder / recipe.name, quiet=True).evaluation.slices[FlipFlop.size_name]
-    return {percent: found["glitch_rate"] for percent, found in slices.items()}
+def trained(recipe: Recipe, folder: Path, seed: int, reads: int) -> tuple[Result, dict[str, Rate]]:
+    """Train a recipe; return the run and its glitch rate at every percentage of ignores, on that many reads."""
+    recipe = override(recipe, {"train.seed": seed, "task.test_reads": reads})
+    result = fit(recipe, folder / recipe.name, quiet=True)
+    assert result.evaluation is not None
+    slices = result.evaluation.slices[FlipFlop.size_name]
+    return result, {percent: found["glitch_rate"] for percent, found in slices.items()}
+
+
+def bound(rate: Rate) -> float:
+    """Return what the rate is below with 95 % confidence: of no error in N reads, 3 / N."""
+    return rate.high if rate.value else 3 / rate.count
+
+
+def glitch_map(recipe: Recipe, result: Result) -> dict[str, float]:
+    """Return where attention errs: the rate by part of the string and steps since the write, and head by head.
+
+    Of each head: the share of its attention on the right write, at glitches and elsewhere, and the accuracy lost
+    where it says its mean.
+    """
+    task, key, figures = recipe.task, jax.random.key(recipe.train.seed), {}
+    for tail, percent in TAILS.items():
+        found = survey(result.net, result.params, task, key, percent)
+        for (part, step), reads in np.ndenumerate(found.reads):
+            if reads:
+                figures[f"map/{tail}/part={part}/steps={step}"] = found.glitches[part, step] / reads
+        seen = heads(result.net, result.params, task, key, percent, strings=1024)
+        batch = jax.vmap(task.sample, (0, None))(jax.random.split(key, 256), percent)
+        lost_NH = heads_taken_out(recipe.model, result.params, batch)[1]
+        sides = {"at glitches": seen.at_glitches_NH, "elsewhere": seen.elsewhere_NH, "lost without": lost_NH}
+        for side, values_NH in sides.items():
+            figures |= {f"heads/{tail}/{side}/{n}.{h}": float(x) for (n, h), x in np.ndenumerate(values_NH)}
+    return figures
+
+
+def pictures(figures: Mapping[str, Sequence[float]]) -> list[Picture]:
+    """Draw the glitch map and the heads of the small attention layer, means over seeds."""
+    task = flip_flop_attention_cpu().task
+    starts = distances(task)
+    edges = [part * task.length // PARTS for part in range(PARTS)]
+    drawn: list[Picture] = []
+
+    def mean(name: str) -> float | None:
+        return float(np.nanmean(figures[name])) if name in figures and not np.isnan(figures[name]).all() else None
+
+    for tail, percent in TAILS.items():
+        values = [[mean(f"map/{tail}/part={p}/steps={s}") for s in range(len(starts))] for p in range(PARTS)]
+        if any(value is not None for row in values for value in row):
+            drawn.append(
+                HeatMap(
+                    f"Glitch map, {percent} % ignored: share of the reads that are wrong",
+                    values,
+                    rows=spans(edges, task.length),
+                    columns=spans(starts, 2 * starts[-1]),
+                    row_label="place in the string",
+                    column_label="steps since the write",
+                    percent=True,
+                )
+            )
+        names = sorted({name.rpartition("/")[2] for name in figures if name.startswith(f"heads/{tail}/")})
+        sides = ("elsewhere", "at glitches", "lost without")
+        if names:
+            drawn.append(
+                HeatMap(
+                    f"Heads, {percent} % ignored: attention on the right write, and accuracy lost without the head",
+                    [[mean(f"heads/{tail}/{side}/{name}") for side in sides] for name in names],
+                    rows=[f"layer {int(n) + 1}, head {int(h) + 1}" for n, h in (name.split(".") for name in names)],
+                    columns=["right reads", "glitches", "lost without"],
+                    high=1.0,
+                    percent=True,
+                )
+            )
+    return drawn
 
 
 def count(rates: Mapping[str, Rate]) -> float:
@@ -86,21 +162,26 @@ def count(rates: Mapping[str, Rate]) -> float:
 
 
 def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Train the paper's LSTM, and attention at the size that the scale allows."""
-    figures = {"lstm_errors": count(glitches(flip_flop_cpu(), workdir, seed))}
+    """Train the paper's LSTM, and attention at the size that the scale allows; map the glitches of the small one."""
+    lstm = trained(flip_flop_cpu(), workdir, seed, READS[scale])[1]
+    figures = {"lstm_errors": count(lstm)}
+    figures |= {f"lstm_below/{percent}": bound(rate) for percent, rate in lstm.items()}
+    figures |= {f"lstm_reads/{percent}": float(rate.count) for percent, rate in lstm.items()}
     if scale == "cpu":
-        attention = flip_flop_attention_cpu()
+        attention, reads = flip_flop_attention_cpu(), AUTOMATON_READS
         recurrent = replace(attention, name="automaton_lstm", model=RNNConfig(vocabulary=3, width=64))
         figures |= {
-            "automaton_lstm_errors": count(glitches(recurrent, workdir, seed)),
+            "automaton_lstm_errors": count(trained(recurrent, workdir, seed, reads)[1]),
             "construction_errors": construction_errors(reach=1.5),
             "weakened_construction_errors": construction_errors(reach=0.5),
         }
     else:
-        attention = flip_flop_full()
+        attention, reads = flip_flop_full(), READS[scale]
         mixed = replace(attention, name="mixture", task=replace(attention.task, ignore=(80, 98, 10)))
-        mixture = glitches(mixed, workdir, seed)
-    rates = glitches(attention, workdir, seed)
+        mixture = trained(mixed, workdir, seed, reads)[1]
+    result, rates = trained(attention, workdir, seed, reads)
+    if scale == "cpu":
+        figures |= glitch_map(attention, result)
     figures |= {"dense": rates["10"].value, "usual": rates["80"].value, "sparse": rates["98"].value}
     if scale == "full":
         figures["mixture_over_baseline"] = mixture["98"].value / max(rates["98"].value, 1e-9)
@@ -190,4 +271,5 @@ FLIP_FLOP = Experiment(
         ),
     ),
     run=run,
+    pictures=pictures,
 )
