@@ -32,6 +32,7 @@ from tasks.formal.boolean_functions import (
     boolean_parity_cpu,
     boolean_taught_cpu,
 )
+from tasks.formal.boolean_study import ICL_BOOLEAN
 from tasks.formal.dyck import Dyck, dyck_balanced_cpu, dyck_cpu
 from tasks.formal.dyck_study import DYCK
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
@@ -167,6 +168,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             POSITION_COUPLING,
             GROKKING,
+            ICL_BOOLEAN,
             TINYGSM,
             VARIED,
             TINYGSM_VERIFIER,

@@ -23,7 +23,7 @@ import numpy as np
 
 from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.exits import UserError
-from lm.strict import ConfigError, require_choice
+from lm.strict import ConfigError, override, require_choice
 from lm.types import Array, Example, Key, Mean
 from tasks.task import Task
 
@@ -291,15 +291,13 @@ def boolean_conjunction_full() -> Recipe:
     Bhattamishra et al. 2023, figure 1: near 100 % at 40 to 70 examples.
     python scripts/train.py boolean_conjunction_full
     """
-    small = boolean_conjunction_cpu()
-    task = BooleanFunctions(width=28, points=70)
+    small, task = boolean_conjunction_cpu(), BooleanFunctions(width=28, points=70)
+    larger = {"inputs": 28, "depth": 12, "width": 256, "heads": 8, "positions": Learned(rows=2 * task.points)}
     return replace(
         small,
         name="boolean_conjunction_full",
         task=task,
-        model=replace(
-            small.model, inputs=task.width, depth=12, width=256, heads=8, positions=Learned(rows=2 * task.points)
-        ),
+        model=override(small.model, larger),
         optimizer=replace(small.optimizer, learning_rate=1e-4, warmup_steps=1000),
         train=replace(small.train, steps=20_000, batch_size=64, save_every=5000),
     )
