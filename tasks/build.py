@@ -22,6 +22,17 @@ def below(bits: Array, limit: Array | int) -> Array:
     return ((upper + (lower >> 16)) >> 16).astype(jnp.int32)
 
 
+def permutation(bits_N: Array) -> Array:
+    """Return a permutation of 0..N-1 out of 32 random bits an entry: their ranks, earlier entries first where equal.
+
+    N * N comparisons outrun a sort for N of a few dozen, and more so under vmap.
+    """
+    order_N = jnp.arange(bits_N.shape[0])
+    others_1N, these_N1 = bits_N[None], bits_N[:, None]
+    before_NN = (others_1N < these_N1) | ((others_1N == these_N1) & (order_N[None] < order_N[:, None]))
+    return jnp.sum(before_NN, axis=1, dtype=jnp.int32)
+
+
 def numeral(bits_W: Array, length: Array | int) -> Array:
     """Return W digits, units first, of a number uniform over those with `length` digits; 0 has one digit."""
     order_W = jnp.arange(bits_W.shape[0])

@@ -41,6 +41,8 @@ from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
+from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
@@ -92,6 +94,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Dyck,
             ModularArithmetic,
             BooleanFunctions,
+            Retrieval,
             Addition,
             Sorting,
             TinyGSM,
@@ -127,6 +130,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             boolean_parity_cpu,
             boolean_taught_cpu,
             boolean_conjunction_full,
+            retrieval_cpu,
+            retrieval_full,
             addition_cpu,
             addition_plain_cpu,
             addition_random_start_cpu,
@@ -169,6 +174,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             POSITION_COUPLING,
             GROKKING,
             ICL_BOOLEAN,
+            RETRIEVAL,
             TINYGSM,
             VARIED,
             TINYGSM_VERIFIER,

@@ -25,6 +25,7 @@ from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
 from tasks.formal.grokking import by_hand, character, explained
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
+from tasks.formal.retrieval import Retrieval
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
 from tasks.vision.augment import Augment
@@ -53,6 +54,8 @@ DRAWN = {
     "conjunctions": BooleanFunctions(width=4, points=6),
     "taught formulas": BooleanFunctions("taught_dnf", width=6, points=10),
     "labels of the nearest neighbour": BooleanFunctions("nearest_neighbour", width=5, points=30),
+    "retrieval": Retrieval(),
+    "retrieval, one of the hops": Retrieval(symbols=12, hops=5, ask="random"),
     "shapes": Shapes(),
     "shapes again": Shapes(side=12, kinds=4, noise=50, train_count=30, label_noise=0.5, augment=Augment(shift=1)),
 }
@@ -195,6 +198,8 @@ def test_experiments_claim_one_bound_each():
         (lambda: Shapes(train_count=0), "task.train_count"),
         (lambda: Shapes(label_noise=-0.1), "task.label_noise"),
         (lambda: Augment(shift=-1), "task.augment.shift"),
+        (lambda: Retrieval(symbols=4, hops=4), "task.hops"),
+        (lambda: Retrieval(ask="al"), "all"),
         (lambda: Cifar(kinds=20), "task.kinds"),
         (lambda: Cifar(train_count=0), "task.train_count"),
     ],
