@@ -85,14 +85,15 @@ def consistency(
 ) -> tuple[Array, Metrics]:
     """Return the next token's loss, and `weight` times the mean square by which the logits change behind other text.
 
-    `batch.info["same"]` [B, P + L] are the inputs behind text that should change nothing (Wen et al. 2023).
+    `batch.info["same"]` [B, P + L, ...] are the inputs behind text that should change nothing (Wen et al. 2023).
     """
-    loss, metrics = next_token(apply, params, batch, key)
+    outputs = apply(params, batch, key)
+    loss, metrics = next_token(lambda *_: outputs, params, batch, key)
     same_BT = batch.info["same"]
-    positions_BT = jnp.broadcast_to(jnp.arange(same_BT.shape[1]), same_BT.shape)
+    positions_BT = jnp.broadcast_to(jnp.arange(same_BT.shape[1]), same_BT.shape[:2])
     moved = batch._replace(inputs=same_BT, positions=positions_BT)
-    logits_BLV = apply(params, batch, key).logits  # as in `next_token`: compiled once
-    change_BL = jnp.square(apply(params, moved, key).logits[:, -batch.inputs.shape[1] :] - logits_BLV).mean(axis=-1)
+    logits_BLV = apply(params, moved, key).logits[:, -batch.inputs.shape[1] :]
+    change_BL = jnp.square(logits_BLV - outputs.logits).mean(axis=-1)
     count = jnp.sum(batch.weights)
     changed = jnp.sum(change_BL * batch.weights)
     total = Mean(metrics["loss"].sum + weight * changed, count)
@@ -112,6 +113,7 @@ def sharpened(
 ) -> tuple[Array, Metrics]:
     """Return the next token's loss, and `strength` times the mean spread of all rows of attention (Liu et al. 2023)."""
     outputs = apply(params, batch, key, attention=True)
+    assert outputs.attention is not None, "make_objective lets in only models that attend"
     loss, metrics = _grade(outputs.logits, batch)
     blur, count = jnp.mean(spread(outputs.attention, measure)), metrics["loss"].count
     total = Mean(metrics["loss"].sum + strength * blur * count, count)

@@ -1,15 +1,31 @@
 """Schedules, optimizers, objectives, averages and intervals against closed forms."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import OptimizerConfig
+from lm.config import (
+    KINDS,
+    OBJECTIVES,
+    BlockScales,
+    ConsistencyLoss,
+    ObjectiveConfig,
+    OptimizerConfig,
+    Recipe,
+    RNNConfig,
+    SharpenedLoss,
+    TransformerConfig,
+)
 from lm.evaluate import rate
-from lm.losses import next_token
+from lm.losses import make_objective, next_token, spread
+from lm.models import build
+from lm.observe import observe
 from lm.optim import make_optimizer, make_schedule, match_paths
-from lm.transforms import ema
+from lm.strict import ConfigError, from_json, override, to_json
+from lm.transforms import ema, make_transform, wrap
 from lm.types import Example, Outputs, Rate
 
 STEPS = 100
@@ -74,6 +90,68 @@ def test_next_token_is_the_weighted_mean_of_closed_form_losses():
     loss, metrics = next_token(lambda params, batch, key: Outputs(logits_BLV), {}, batch, None)
     np.testing.assert_allclose(loss, (np.log(2) + 3 * np.log(10)) / 4, rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"].value, 1 / 4, rtol=1e-6)
+
+
+MODEL = TransformerConfig(vocabulary=5, depth=2, width=8, heads=2)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_chosen_by_its_bare_name_its_text_or_its_configuration(name):
+    from scripts.choices import choose, show
+
+    config = OBJECTIVES[name]()
+    recipe = Recipe(task=None, model=MODEL, objective=config)
+    assert Recipe(task=None, model=MODEL, objective=name) == recipe == from_json(to_json(recipe), KINDS)
+    choices = ObjectiveConfig.__args__
+    assert choose(name, choices) == config == choose(show(config), choices)
+    assert callable(make_objective(config, MODEL))
+
+
+def test_numbers_of_an_objective_are_set_and_an_older_file_is_read():
+    from scripts.choices import choose
+
+    assert choose("consistency:weight=0.5", ObjectiveConfig.__args__) == ConsistencyLoss(0.5)
+    recipe = Recipe(task=None, model=MODEL, objective=SharpenedLoss())
+    assert override(recipe, {"objective.strength": 3.0}).objective == SharpenedLoss(3.0)
+    older = json.loads(to_json(recipe)) | {"objective": "consistency"}
+    assert from_json(json.dumps(older), KINDS).objective == ConsistencyLoss()
+    with pytest.raises(ConfigError, match="did you mean next_token"):
+        Recipe(task=None, model=MODEL, objective="next_tokn")
+    with pytest.raises(ConfigError, match="sharpened needs the attention of a TransformerConfig, got RNNConfig"):
+        make_objective(SharpenedLoss(), RNNConfig())
+
+
+@pytest.mark.parametrize(
+    ("measure", "even", "sharp"), [("entropy", np.log(4), 0), ("l2", -0.5, -1), ("linf", -0.25, -1)]
+)
+def test_spread_is_most_where_attention_is_even_and_has_a_gradient_where_it_is_sharp(measure, even, sharp):
+    rows = jnp.array([[0.25] * 4, [0.0, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(spread(rows, measure), [even, sharp], atol=1e-6)
+    gradient = jax.grad(lambda scores: spread(jax.nn.softmax(scores), measure).sum())
+    assert np.isfinite(gradient(jnp.array([[0.0, 1.0, -1e30, -1e30]]))).all()
+
+
+def test_sharpening_adds_the_mean_spread_of_the_attention_that_is_observed():
+    batch = Example(
+        inputs=jnp.array([[0, 1, 2, 3, 4], [4, 4, 0, 1, 0]]),
+        targets=jnp.array([[1, 2, 3, 4, 0], [4, 0, 1, 0, 2]]),
+        weights=jnp.array([[1.0, 1, 0, 1, 1]] * 2),
+        positions=jnp.tile(jnp.arange(5), (2, 1)),
+        info={},
+    )
+    net = build(MODEL)
+    wrapped = wrap(net, make_transform(BlockScales(), MODEL))
+    params = wrapped.init(jax.random.key(0))
+    plain, _ = next_token(wrapped.apply, params, batch, None)
+    assert wrapped.apply(params, batch).attention is None
+    sharpened = make_objective(SharpenedLoss(strength=0.5, measure="l2"), MODEL)
+    loss, metrics = jax.jit(lambda params: sharpened(wrapped.apply, params, batch, None))(params)
+    inner = make_transform(BlockScales(), MODEL).settle(params)
+    seen = observe(MODEL, inner, batch, "attention/weights$")["blocks/attention/weights"]
+    assert seen.shape == (2, 2, 2, 5, 5)
+    added = -0.5 * jnp.linalg.norm(seen, axis=-1).mean()
+    np.testing.assert_allclose(loss, plain + added, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"].value, loss, rtol=1e-6)
 
 
 def test_ema_forgets_the_start_then_keeps_its_decay():

@@ -147,7 +147,7 @@ class FlipFlop(Task):
     def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
         """Grade the reads; `glitch_rate` is the share of them whose argmax over the whole vocabulary is wrong."""
         glitches = masked(predictions_L != example.targets, self.reads(example))
-        return {"exact_match": (glitches.sum == 0).astype(jnp.float32), "glitch_rate": glitches}
+        return {"exact_match": jnp.asarray(glitches.sum == 0, jnp.float32), "glitch_rate": glitches}
 
     def reads(self, example: Example) -> Array:
         """Return where the memory is asked for, booleans [..., L]."""

@@ -24,6 +24,7 @@ from tasks.formal.flip_flop import FlipFlop
 
 PARTS = 8  # of a string, by position
 AT_ONCE = 256  # strings
+TURNING, TURNED = "turning strings", "10 % ignored, then 98 %"  # a slicing and its one slice
 
 
 class Survey(NamedTuple):
@@ -116,7 +117,7 @@ def rates(found: Survey) -> dict[str, Rate]:
     }
 
 
-def sliced(names: list[str], glitches_S: np.ndarray, reads_S: np.ndarray) -> dict[str, dict[str, Rate]]:
+def sliced(names: list[str], glitches_S: Array, reads_S: Array) -> dict[str, dict[str, Rate]]:
     """Return the glitch rate of every slice that holds a read."""
     counts = zip(names, glitches_S, reads_S, strict=True)
     return {name: {"glitch_rate": rate(float(wrong), float(asked))} for name, wrong, asked in counts if asked}
@@ -135,7 +136,7 @@ def examine_reads(net: Net, params: Params, task: FlipFlop, key: Key) -> Evaluat
     stops = [-(-part * task.max_length // PARTS) for part in range(PARTS + 1)]
     slices = {
         task.size_name: {str(size): rates(part) for size, part in found.items()},
-        "turning strings": {"10 % ignored, then 98 %": rates(turning)},
+        TURNING: {TURNED: rates(turning)},
         "steps since the write": sliced(
             spans(starts, 2 * starts[-1]), whole.glitches.sum(axis=0), whole.reads.sum(axis=0)
         ),
@@ -159,7 +160,7 @@ def heads(net: Net, params: Params, task: FlipFlop, key: Key, size: int, strings
     """
 
     @jax.jit
-    def count(key: Key) -> tuple[Array, Array, Array, Array]:
+    def count(key: Key) -> tuple[Array, ...]:
         batch: Batch = jax.vmap(task.sample, (0, None))(jax.random.split(key, AT_ONCE), jnp.int32(size))
         outputs = net.apply(params, batch, attention=True)
         wrong_BL = jnp.argmax(outputs.logits, axis=-1) != batch.targets

@@ -17,11 +17,12 @@ from lm.report.svg import Series
 from lm.strict import override
 from lm.sweep import run_sweep
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_full
+from tasks.formal.flip_flop_glitches import TURNED, TURNING
 from tasks.formal.flip_flop_mitigations import MITIGATIONS
 from tasks.formal.flip_flop_study import PAPER
 from tasks.task import Claim, Experiment
 
-TAILS = {"usual": "80", "sparse": "98", "dense": "10"}  # percentages of ignores
+TAILS = {"usual": "80", "sparse": "98", "dense": "10", "turning": "turning"}  # percentages of ignores
 READS = {"cpu": 100_000, "full": 354_000}  # graded of each percentage, for each run
 # Runs for each seed of the experiment: without a change, with each change.
 RUNS = {"cpu": (3, 1), "full": (8, 8)}
@@ -32,10 +33,9 @@ POSITIONS = ("sinusoidal", "ALiBi", "rotary")
 def population(recipe: Recipe, folder: Path, seeds: Sequence[int], reads: int) -> dict[str, np.ndarray]:
     """Train a recipe with every seed; return the glitch rate of each run on each kind of string, [P]."""
     members = run_sweep(override(recipe, {"task.test_reads": reads}), {}, seeds, folder).members
-    kinds = [(m.evaluation.slices[FlipFlop.size_name], m.evaluation.slices["turning strings"]) for m in members]
-    rates = {tail: [sizes.get(size) for sizes, _ in kinds] for tail, size in TAILS.items()}
-    rates["turning"] = [turning for _, parts in kinds for turning in parts.values()]
-    return {tail: np.array([found["glitch_rate"].value for found in each]) for tail, each in rates.items()}
+    found = [member.evaluation.slices for member in members]
+    slices = [each[FlipFlop.size_name] | {"turning": each[TURNING][TURNED]} for each in found]
+    return {tail: np.array([each[name]["glitch_rate"].value for each in slices]) for tail, name in TAILS.items()}
 
 
 def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import Recipe, RNNConfig
+from lm.config import Recipe, RNNConfig, TransformerConfig
 from lm.look import heads_taken_out
 from lm.report.pictures import HeatMap, Picture
 from lm.strict import override
@@ -102,6 +102,7 @@ def glitch_map(recipe: Recipe, result: Result) -> dict[str, float]:
     where it says its mean.
     """
     task, key, figures = recipe.task, jax.random.key(recipe.train.seed), {}
+    assert isinstance(recipe.model, TransformerConfig)
     for tail, percent in TAILS.items():
         found = survey(result.net, result.params, task, key, percent)
         for (part, step), reads in np.ndenumerate(found.reads):
