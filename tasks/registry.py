@@ -49,6 +49,9 @@ from tasks.math.duo_study import TINYGSM_VERIFIER
 from tasks.math.recipes import (
     tinygsm_125m_full,
     tinygsm_350m_full,
+from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
+from tasks.formal.parity_study import SPARSE_PARITY
+from tasks.formal.recurrent_convolution_study import RCNN
     tinygsm_1300m_full,
     tinygsm_cpu,
     tinygsm_grown_cpu,
@@ -101,6 +104,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Verifier,
             Digits,
             Shapes,
+            SparseParity,
             Cifar,
             ImageFolder,
             Stem,
@@ -138,6 +142,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             addition_full,
             sorting_cpu,
             sorting_full,
+            sparse_parity_cpu,
+            sparse_parity_full,
             tinygsm_cpu,
             tinygsm_grown_cpu,
             tinygsm_varied_cpu,
@@ -185,6 +191,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             ASL_STEM_WIKI,
             PHI,
         )
+            SPARSE_PARITY,
+            RCNN,
     }
 )
 

@@ -25,6 +25,7 @@ from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
 from tasks.formal.grokking import by_hand, character, explained
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
+from tasks.formal.parity import SparseParity
 from tasks.formal.retrieval import Retrieval
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
@@ -57,6 +58,8 @@ DRAWN = {
     "retrieval": Retrieval(),
     "retrieval, one of the hops": Retrieval(symbols=12, hops=5, ask="random"),
     "shapes": Shapes(),
+    "sparse parity": SparseParity(bits=12),
+    "sparse parity from a pool": SparseParity(bits=40, degree=4, samples=100),
     "shapes again": Shapes(side=12, kinds=4, noise=50, train_count=30, label_noise=0.5, augment=Augment(shift=1)),
 }
 each_task = pytest.mark.parametrize("task", DRAWN.values(), ids=DRAWN.keys())
@@ -187,6 +190,8 @@ def test_experiments_claim_one_bound_each():
         (lambda: BooleanFunctions(width=3), "task.width"),
         (lambda: BooleanFunctions(points=1), "task.points"),
         (lambda: Addition(longest_train=11, longest_test=10), "task.longest_train"),
+        (lambda: SparseParity(bits=3, degree=4), "task.degree must be from 1 to task.bits 3"),
+        (lambda: SparseParity(samples=0), "task.samples"),
         (lambda: Addition(max_position=21), "task.max_position must be at least 22"),
         (lambda: Sorting(longest_train=1), "task.longest_train"),
         (lambda: Sorting(values=1), "task.values"),
