@@ -41,6 +41,9 @@ from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
+from tasks.formal.parity_study import SPARSE_PARITY
+from tasks.formal.recurrent_convolution_study import RCNN
 from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.interop.parity import INTEROP
@@ -49,9 +52,6 @@ from tasks.math.duo_study import TINYGSM_VERIFIER
 from tasks.math.recipes import (
     tinygsm_125m_full,
     tinygsm_350m_full,
-from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
-from tasks.formal.parity_study import SPARSE_PARITY
-from tasks.formal.recurrent_convolution_study import RCNN
     tinygsm_1300m_full,
     tinygsm_cpu,
     tinygsm_grown_cpu,
@@ -96,6 +96,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Automaton,
             Dyck,
             ModularArithmetic,
+            SparseParity,
             BooleanFunctions,
             Retrieval,
             Addition,
@@ -104,7 +105,6 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Verifier,
             Digits,
             Shapes,
-            SparseParity,
             Cifar,
             ImageFolder,
             Stem,
@@ -130,6 +130,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             dyck_balanced_cpu,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
+            sparse_parity_cpu,
+            sparse_parity_full,
             boolean_conjunction_cpu,
             boolean_parity_cpu,
             boolean_taught_cpu,
@@ -142,8 +144,6 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             addition_full,
             sorting_cpu,
             sorting_full,
-            sparse_parity_cpu,
-            sparse_parity_full,
             tinygsm_cpu,
             tinygsm_grown_cpu,
             tinygsm_varied_cpu,
@@ -179,6 +179,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             POSITION_COUPLING,
             GROKKING,
+            SPARSE_PARITY,
+            RCNN,
             ICL_BOOLEAN,
             RETRIEVAL,
             TINYGSM,
@@ -191,8 +193,6 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             ASL_STEM_WIKI,
             PHI,
         )
-            SPARSE_PARITY,
-            RCNN,
     }
 )
 
