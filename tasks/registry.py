@@ -40,6 +40,8 @@ from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
 from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
 from tasks.formal.flip_flop_study import FLIP_FLOP
 from tasks.formal.grokking import GROKKING
+from tasks.formal.groups import GroupTable, group_table_cpu, group_table_full, group_text_full
+from tasks.formal.groups_study import GROUP_GROKKING
 from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
 from tasks.formal.parity_study import SPARSE_PARITY
@@ -96,6 +98,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Automaton,
             Dyck,
             ModularArithmetic,
+            GroupTable,
             SparseParity,
             BooleanFunctions,
             Retrieval,
@@ -132,6 +135,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             modular_arithmetic_full,
             sparse_parity_cpu,
             sparse_parity_full,
+            group_table_cpu,
+            group_table_full,
+            group_text_full,
             boolean_conjunction_cpu,
             boolean_parity_cpu,
             boolean_taught_cpu,
@@ -179,6 +185,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             POSITION_COUPLING,
             GROKKING,
+            GROUP_GROKKING,
             SPARSE_PARITY,
             RCNN,
             ICL_BOOLEAN,

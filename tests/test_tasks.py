@@ -24,6 +24,7 @@ from tasks.formal.dyck import Dyck
 from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
 from tasks.formal.grokking import by_hand, character, explained
+from tasks.formal.groups import GroupTable
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.formal.parity import SparseParity
 from tasks.formal.retrieval import Retrieval
@@ -41,6 +42,8 @@ DRAWN = {
     "flip_flop turning": FlipFlop(length=32, writes=0.3, last=98),
     "modular_arithmetic": ModularArithmetic(modulus=7),
     "modular_arithmetic sequence": ModularArithmetic(modulus=7, operation="divide", form="sequence"),
+    "group_table": GroupTable(family="dihedral", order=3),
+    "group_table sequence": GroupTable(order=3, operation="conjugate", form="sequence"),
     "addition": Addition(longest_train=4, longest_test=6, max_position=12),
     "addition random_start": Addition(longest_train=4, longest_test=6, scheme="random_start", max_position=40),
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm.config import Recipe
 from lm.strict import override
 from lm.train import prepare
-from lm.types import Example, Net, Params
+from lm.types import Net, Params
 from tasks.formal.modular_arithmetic import modular_arithmetic_cpu, modular_arithmetic_full, table
+from tasks.formal.operations import all_scores
+from tasks.formal.representations import likeness
 from tasks.task import Claim, Experiment
 
 PAPER = "Grokking (Power et al. 2022; Chughtai et al. 2023)"
@@ -35,17 +36,7 @@ def character(modulus: int, frequency: int) -> np.ndarray:
 def explained(scores: np.ndarray) -> np.ndarray:
     """Return the share of the variance of scores [p, p, p], centred over c, along each character k = 1..(p-1)/2."""
     modulus = scores.shape[0]
-    centred = scores - scores.mean(axis=2, keepdims=True)
-    total = np.sum(centred**2)
-    characters = (character(modulus, k) for k in range(1, (modulus + 1) // 2))
-    return np.array([np.sum(centred * chi) ** 2 / np.sum(chi**2) / total for chi in characters])
-
-
-def all_scores(net: Net, params: Params, modulus: int) -> np.ndarray:
-    """Return the logits of a pair model on the whole table, [a, b, c]."""
-    rows = jnp.asarray(table("add", modulus), jnp.int32)
-    batch = Example(rows[:, :2], rows[:, 2:], jnp.ones((len(rows), 1)), jnp.zeros_like(rows[:, :2]), {})
-    return np.asarray(net.apply(params, batch).logits, np.float64).reshape(modulus, modulus, modulus)
+    return np.array([likeness(scores, character(modulus, k)) ** 2 for k in range(1, (modulus + 1) // 2)])
 
 
 def by_hand(modulus: int, frequency: int) -> np.ndarray:
@@ -89,7 +80,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
         p = recipe.task.modulus
         right = [np.argmax(by_hand(p, k), axis=2).ravel() == table("add", p)[:, 2] for k in range(1, p)]
         figures |= {
-            "characters": explained(all_scores(net, params, p)).sum(),
+            "characters": explained(all_scores(net, params, recipe.task)).sum(),
             "by_hand": np.mean(right),
         }
     return figures
