@@ -91,7 +91,12 @@ class HingeLoss:
     """By how much the target's score fails to exceed all others by 1."""
 
 
-ObjectiveConfig = NextTokenLoss | VerifierLoss | ConsistencyLoss | SharpenedLoss | HingeLoss
+@dataclass(frozen=True)
+class SquaredLoss:
+    """The square by which a number differs from the one asked for."""
+
+
+ObjectiveConfig = NextTokenLoss | VerifierLoss | ConsistencyLoss | SharpenedLoss | HingeLoss | SquaredLoss
 
 OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
     {
@@ -100,6 +105,7 @@ OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
         "consistency": ConsistencyLoss,
         "sharpened": SharpenedLoss,
         "hinge": HingeLoss,
+        "squared": SquaredLoss,
     }
 )
 
@@ -254,7 +260,7 @@ KINDS: dict[str, type] = {
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
-        NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, MajorityKernels, BlockScales, Looped,
-        Growth, Recipe,
+        NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,
+        BlockScales, Looped, Growth, Recipe,
     )
 }  # fmt: skip

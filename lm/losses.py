@@ -14,7 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.config import ConsistencyLoss, HingeLoss, NextTokenLoss, SharpenedLoss, TransformerConfig, VerifierLoss
+from lm.config import (
+    ConsistencyLoss,
+    HingeLoss,
+    NextTokenLoss,
+    SharpenedLoss,
+    SquaredLoss,
+    TransformerConfig,
+    VerifierLoss,
+)
 from lm.strict import ConfigError
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
@@ -135,6 +143,17 @@ def hinge(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key 
     return total / jnp.maximum(count, 1e-9), metrics
 
 
+def squared(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
+    """Return the weighted mean square by which the number said differs from `batch.info["values"]` [B, L].
+
+    The number is the logit of class 1 beyond that of class 0, as in the hinge loss.
+    """
+    logits_BLV = apply(params, batch, key).logits
+    errors_BL = logits_BLV[..., 1] - logits_BLV[..., 0] - batch.info["values"]
+    count, total = jnp.sum(batch.weights), jnp.sum(jnp.square(errors_BL) * batch.weights)
+    return total / jnp.maximum(count, 1e-9), {"loss": Mean(total, count)}
+
+
 def augmented(objective: Objective, augment: Callable[[Key, Batch], Batch] | None) -> Objective:
     """Return the objective on batches that `augment`, where there is one, has finished with a key of its own."""
     if augment is None:
@@ -154,6 +173,7 @@ OBJECTIVES: Mapping[type, Callable[..., tuple[Array, Metrics]]] = MappingProxyTy
         ConsistencyLoss: consistency,
         SharpenedLoss: sharpened,
         HingeLoss: hinge,
+        SquaredLoss: squared,
     }
 )
 

@@ -48,6 +48,8 @@ from tasks.formal.parity_study import SPARSE_PARITY
 from tasks.formal.recurrent_convolution_study import RCNN
 from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
+from tasks.formal.unseen import Unseen
+from tasks.formal.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
 from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
@@ -100,6 +102,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             ModularArithmetic,
             GroupTable,
             SparseParity,
+            Unseen,
             BooleanFunctions,
             Retrieval,
             Addition,
@@ -144,6 +147,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             boolean_conjunction_full,
             retrieval_cpu,
             retrieval_full,
+            unseen_cpu,
+            unseen_transformer_cpu,
             addition_cpu,
             addition_plain_cpu,
             addition_random_start_cpu,
@@ -183,6 +188,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             FLIP_FLOP_MITIGATIONS,
             AUTOMATA,
             DYCK,
+            UNSEEN,
             POSITION_COUPLING,
             GROKKING,
             GROUP_GROKKING,

@@ -28,6 +28,7 @@ from tasks.formal.groups import GroupTable
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.formal.parity import SparseParity
 from tasks.formal.retrieval import Retrieval
+from tasks.formal.unseen import Unseen
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
 from tasks.vision.augment import Augment
@@ -60,6 +61,8 @@ DRAWN = {
     "labels of the nearest neighbour": BooleanFunctions("nearest_neighbour", width=5, points=30),
     "retrieval": Retrieval(),
     "retrieval, one of the hops": Retrieval(symbols=12, hops=5, ask="random"),
+    "unseen points": Unseen(bits=6),
+    "unseen texts": Unseen("triples", bits=6, form="text"),
     "shapes": Shapes(),
     "sparse parity": SparseParity(bits=12),
     "sparse parity from a pool": SparseParity(bits=40, degree=4, samples=100),
