@@ -184,7 +184,7 @@ def test_the_study_follows_a_group_and_draws_it(tmp_path):
 def test_impossible_tables_are_refused_by_name():
     for settings, message in (
         ({"family": "gridworld"}, "task.family"),
-        ({"family": "symmetric", "order": 7}, "order"),
+        ({"family": "cyclic", "order": 65}, "order"),
         ({"operation": "products"}, "did you mean product"),
         ({"train_fraction": 0.0}, "task.train_fraction"),
     ):
