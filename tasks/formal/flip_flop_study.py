@@ -36,9 +36,9 @@ from tasks.task import Claim, Experiment, next_token
 
 PAPER = "Flip-flop language (Liu et al. 2023)"
 TAILS = {"sparse": 98, "dense": 10}  # percentages of ignores
-# Reads of each percentage that a model is graded on: of three seeds together no fewer than in the paper's tails, or of
-# each where the automaton makes them cheap. The sparse ones of the LSTM take some two minutes a seed on a CPU core.
-READS = {"cpu": 118_000, "full": 354_000}
+# Reads of each percentage that a model is graded on: 300,000 for three seeds together, as the paper for one, or for
+# each where the automaton makes them cheap. The sparse ones of an LSTM take two minutes a seed on a CPU core.
+READS = {"cpu": 101_000, "full": 354_000}
 AUTOMATON_READS = 300_000
 
 
