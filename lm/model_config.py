@@ -145,14 +145,16 @@ class RNNConfig:
 
 @dataclass(frozen=True)
 class ReaderConfig:
-    """One layer of attention without residual or positions, a norm, a feed-forward layer (Wen et al. 2023).
+    """Layers of attention and feed-forward over real features, without norms before attention (Wen et al. 2023).
 
-    What it predicts depends on the mean of what it read alone, which theorems on bracket languages are about.
+    Without a residual stream one layer predicts from the mean of what it read alone, which theorems on bracket
+    languages are about.
     """
 
-    vocabulary: int = 24
-    depth: int = 1  # no other is built: the theorems are about one layer
-    width: int = 50
+    vocabulary: int = 8  # tokens that are predicted
+    depth: int = 1
+    width: int = 50  # features may be fewer
+    residual: bool = False
     dtype: str = "auto"
 
 
