@@ -21,9 +21,12 @@ from tasks.formal.automata import (
     Automaton,
     automaton_cpu,
     automaton_full,
+    automaton_lstm_cpu,
     automaton_parity_cpu,
     automaton_scratchpad_cpu,
+    automaton_shifted_cpu,
 )
+from tasks.formal.automata_depth_study import AUTOMATA_DEPTH, automaton_table_cpu
 from tasks.formal.automata_study import AUTOMATA
 from tasks.formal.boolean_functions import (
     BooleanFunctions,
@@ -33,7 +36,15 @@ from tasks.formal.boolean_functions import (
     boolean_taught_cpu,
 )
 from tasks.formal.boolean_study import ICL_BOOLEAN
-from tasks.formal.dyck import Dyck, dyck_balanced_cpu, dyck_cpu
+from tasks.formal.dyck import (
+    Dyck,
+    dyck_balanced_cpu,
+    dyck_balanced_full,
+    dyck_cpu,
+    dyck_full,
+    dyck_two_layer_cpu,
+    dyck_two_layer_full,
+)
 from tasks.formal.dyck_study import DYCK
 from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
 from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
@@ -50,6 +61,7 @@ from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.formal.unseen import Unseen
 from tasks.formal.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
+from tasks.formal.tabular_study import TABULAR
 from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
@@ -130,10 +142,17 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             *MITIGATIONS["full"].values(),
             automaton_cpu,
             automaton_parity_cpu,
+            automaton_shifted_cpu,
             automaton_scratchpad_cpu,
+            automaton_lstm_cpu,
+            automaton_table_cpu,
             automaton_full,
             dyck_cpu,
             dyck_balanced_cpu,
+            dyck_two_layer_cpu,
+            dyck_full,
+            dyck_balanced_full,
+            dyck_two_layer_full,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
             sparse_parity_cpu,
@@ -187,12 +206,14 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             FLIP_FLOP,
             FLIP_FLOP_MITIGATIONS,
             AUTOMATA,
+            AUTOMATA_DEPTH,
             DYCK,
             UNSEEN,
             POSITION_COUPLING,
             GROKKING,
             GROUP_GROKKING,
             SPARSE_PARITY,
+            TABULAR,
             RCNN,
             ICL_BOOLEAN,
             RETRIEVAL,

@@ -2,15 +2,17 @@
 
 grid = gridworld(4)
 states = grid.run([1, 1, 0])           # 1, 2, 1
-len(maps(grid)), is_solvable(grid)     # the transformation semigroup; whether its groups are solvable
+structure(grid)                        # the size of its semigroup, whether it is a group, whether it is solvable
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -134,6 +136,12 @@ def carry(n: int) -> Semiautomaton:
     return from_maps([tuple((q + column) // 2 for q in range(n)) for column in range(n + 1)])
 
 
+def adder(n: int) -> Semiautomaton:
+    """Add n numbers of bits, units first: a symbol is a column, bit by bit; states are digit + 2 * carry."""
+    sums = [[q // 2 + column.bit_count() for column in range(2**n)] for q in range(2 * n)]
+    return Semiautomaton(tuple(tuple(total % 2 + 2 * (total // 2) for total in row) for row in sums))
+
+
 def reset(n: int) -> Semiautomaton:
     """Permute n things, or set them to a given order: symbols n! and on permute, the others reset, one in five."""
     group = symmetric(n)
@@ -162,35 +170,72 @@ FAMILIES: Mapping[str, Callable[[int], Semiautomaton]] = MappingProxyType(
     {
         family.__name__: family
         for family in (
-            cyclic, cyclic_cube, dihedral, quaternion, symmetric, alternating, flip_flop, gridworld, abab, carry, reset,
-            stack,
+            cyclic, cyclic_cube, dihedral, quaternion, symmetric, alternating, flip_flop, gridworld, abab, carry, adder,
+            reset, stack,
         )
     }
 )  # fmt: skip
+
+LARGEST: Mapping[str, int] = MappingProxyType(  # orders whose tables are still small; 64 where none stands
+    {"symmetric": 6, "alternating": 7, "reset": 5, "adder": 9, "stack": 9, "cyclic_cube": 8}
+)
 
 
 def make(family: str, order: int) -> Semiautomaton:
     """Return the member of a family; ConfigError with the nearest name where there is none."""
     if family not in FAMILIES:
         raise ConfigError(f"no family {family!r}{nearest(family, FAMILIES)} (families: {', '.join(FAMILIES)})")
-    if not 2 <= order <= 64:
-        raise ConfigError(f"the order of a semiautomaton must lie in 2..64, got {order}")
+    largest = LARGEST.get(family, 64)
+    if not 2 <= order <= largest:
+        raise ConfigError(f"the order of {family} must lie in 2..{largest}, got {order}")
     return FAMILIES[family](order)
+
+
+def readings(family: str, order: int) -> dict[str, Map]:
+    """Return what may be asked in place of the state, as one answer a state (indirect supervision)."""
+    states = range(make(family, order).states)
+    found: dict[str, Callable[[int], int]] = {
+        "cyclic": {"zero": lambda q: int(q == 0)},
+        "dihedral": {"place": lambda q: q % order, "direction": lambda q: q // order},
+        "symmetric": {"first_chair": lambda q: q // math.factorial(order - 1)},
+        "gridworld": {"boundary": lambda q: int(q in (0, order - 1))},
+        "abab": {"accepted": lambda q: int(q == 3)},
+        "adder": {"digit": lambda q: q % 2, "carry": lambda q: q // 2},
+        # Stacks are ordered by size, then by what they hold: the top one is 1 or 2, or 0 where nothing is, or 3.
+        "stack": {"top": lambda q: 3 if q == len(states) - 1 else (q + 1) % 2 + 1 if q else 0},
+    }.get(family, {})
+    return {name: tuple(map(reading, states)) for name, reading in found.items()}
+
+
+class Structure(NamedTuple):
+    """The size of a semigroup of maps, whether it is a group, whether every group that divides it is solvable."""
+
+    size: int
+    group: bool
+    solvable: bool
+
+
+def structure(automaton: Semiautomaton) -> Structure:
+    """Return what the semigroup says of the depth that a semiautomaton needs (constant where it is solvable)."""
+    semigroup = maps(automaton)
+    bijective = all(len(set(g)) == automaton.states for g in automaton.generators())
+    solvable = all(derived_length(group) is not None for group in maximal_groups(semigroup))
+    return Structure(len(semigroup), bijective, solvable)
 
 
 def maps(automaton: Semiautomaton) -> set[Map]:
     """Return the transformation semigroup: every map that a word of at least one symbol makes."""
-    generators = automaton.generators()
+    return closure(automaton.generators())
+
+
+def closure(generators: Iterable[Map]) -> set[Map]:
+    """Return every product of at least one of the generators."""
+    generators = set(generators)
     found, fresh = set(generators), set(generators)
     while fresh:
         fresh = {then(m, g) for m in fresh for g in generators} - found
         found |= fresh
     return found
-
-
-def is_solvable(automaton: Semiautomaton) -> bool:
-    """Say whether every group that divides the semigroup is solvable (then constant depth is enough)."""
-    return all(_solvable(group) for group in maximal_groups(maps(automaton)))
 
 
 def maximal_groups(semigroup: set[Map]) -> list[set[Map]]:
@@ -202,27 +247,73 @@ def maximal_groups(semigroup: set[Map]) -> list[set[Map]]:
     return [{m for m in semigroup if set(m) == set(e) and then(e, m) == m} for e in idempotents]
 
 
-def _solvable(group: set[Map]) -> bool:
-    """Say whether the derived series of a group of maps ends at its identity."""
+def derived_length(group: set[Map]) -> int | None:
+    """Return how many times a group's commutators must be taken until one map is left; None if that never happens."""
+    length = 0
     while len(group) > 1:
-        derived = _derived(group)
+        derived = commutators(group)
         if derived == group:
-            return False
-        group = derived
-    return True
+            return None
+        group, length = derived, length + 1
+    return length
 
 
-def _derived(group: set[Map]) -> set[Map]:
+def inverses(group: set[Map]) -> dict[Map, Map]:
+    """Return the inverse of every map of a group."""
+    identity = next(m for m in group if then(m, m) == m)
+    return {m: next(x for x in group if then(m, x) == identity) for m in group}
+
+
+def commutators(group: set[Map]) -> set[Map]:
     """Return the subgroup that the commutators generate."""
-    order = sorted(group)
-    identity = next(m for m in order if then(m, m) == m)
-    inverse = {m: next(x for x in order if then(m, x) == identity) for m in order}
-    generators = {then(then(inverse[a], inverse[b]), then(a, b)) for a in order for b in order}
-    found, fresh = {identity}, {identity}
-    while fresh:
-        fresh = {then(m, g) for m in fresh for g in generators} - found
-        found |= fresh
-    return found
+    inverse = inverses(group)
+    return closure(then(then(inverse[a], inverse[b]), then(a, b)) for a in group for b in group)
+
+
+class Factor(NamedTuple):
+    """A step of a normal series: `kernel` is normal, and the powers 0..order-1 of `turn` reach each of its cosets."""
+
+    order: int
+    turn: Map
+    kernel: frozenset[Map]
+
+
+def cyclic_series(group: set[Map]) -> tuple[Factor, ...]:
+    """Return the shortest series of cyclic factors from a solvable group to one map; ConfigError where there is none.
+
+    With r in the kernel every element is r, then a power of `turn`, in one way.
+    """
+    if len(group) == 1:
+        return ()
+    derived = commutators(group)
+    if derived == group:
+        raise ConfigError(f"a group of {len(group)} maps is its own commutator subgroup: it has no cyclic factors")
+    cosets = _cosets(group, derived)
+    kernels: dict[frozenset[Map], Factor] = {}
+    for turn in cosets:
+        order = order_modulo(turn, derived)
+        for first in cosets if order > 1 else ():
+            kernel = derived
+            for each in (first, *cosets):  # the largest kernel, `first` in it if possible, modulo which the order stays
+                larger = kernel if each in kernel else closure(kernel | {each})
+                kernel = larger if order_modulo(turn, larger) == order else kernel
+            if order * len(kernel) == len(group):
+                kernels[frozenset(kernel)] = Factor(order, turn, frozenset(kernel))
+    series = [(factor, *cyclic_series(set(factor.kernel))) for factor in kernels.values()]
+    return min(series, key=lambda factors: (len(factors), -factors[0].order, sorted(factors[0].kernel)))
+
+
+def _cosets(group: set[Map], kernel: set[Map]) -> list[Map]:
+    """Return the least element of each coset of a normal subgroup."""
+    return sorted({min(then(r, m) for r in kernel) for m in group})
+
+
+def order_modulo(m: Map, kernel: set[Map]) -> int:
+    """Return the least power of a permutation that lies in a group of permutations."""
+    power, order = m, 1
+    while power not in kernel:
+        power, order = then(power, m), order + 1
+    return order
 
 
 def as_arrays(automaton: Semiautomaton) -> tuple[np.ndarray, np.ndarray]:
