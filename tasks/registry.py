@@ -59,6 +59,7 @@ from tasks.formal.parity_study import SPARSE_PARITY
 from tasks.formal.recurrent_convolution_study import RCNN
 from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
+from tasks.formal.tabular_study import TABULAR
 from tasks.formal.unseen import Unseen
 from tasks.formal.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
 from tasks.formal.tabular_study import TABULAR
@@ -213,6 +214,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             GROKKING,
             GROUP_GROKKING,
             SPARSE_PARITY,
+            TABULAR,
             TABULAR,
             RCNN,
             ICL_BOOLEAN,

@@ -17,6 +17,9 @@ from lm.types import Batch
 from tasks.formal.parity import SparseParity, sparse_parity_cpu
 from tasks.formal.parity_study import ERROR, FULL, STARTS, Grid, frontier, grid_figures, pictures, race
 from tasks.formal.recurrent_convolution_study import eliminate
+from tasks.formal.tabular import LOADERS, learner, perceptron, split_table
+from tasks.formal.tabular_study import pictures as tabular_pictures
+from tasks.formal.tabular_study import trees, wins
 
 
 def cube(bits):
@@ -205,3 +208,55 @@ def test_the_grid_names_every_cell_and_the_pictures_show_it():
 def test_impossible_perceptrons_are_refused_by_name(config, message):
     with pytest.raises(ConfigError, match=message):
         build(config).init(jax.random.key(0))
+
+
+def test_tables_split_into_rows_that_keep_their_labels():
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra tabular, is not installed")
+    from sklearn.datasets import load_wine
+
+    whole = {tuple(row): label for row, label in zip(*load_wine(return_X_y=True), strict=True)}
+    all_rows, few = split_table("wine", 1.0, 0), split_table("wine", 0.1, 0)
+    assert all_rows.kept == len(all_rows.rows_NA) and few.kept == round(0.1 * all_rows.kept)
+    np.testing.assert_array_equal(all_rows.tests_TA, few.tests_TA)
+    for rows, labels in ((few.rows_NA, few.labels_N), (few.tests_TA, few.answers_T)):
+        assert [whole[tuple(row)] for row in rows] == labels.tolist()
+    assert len(few.rows_NA) + len(few.tests_TA) == len(whole) == 178
+    assert not set(map(tuple, few.rows_NA)) & set(map(tuple, few.tests_TA))
+    # What is read of a table depends on the rows that are kept alone, column by column and in their order.
+    column = np.argsort(all_rows.rows_NA[:, 3], kind="stable")
+    assert np.all(np.diff(all_rows.normal_rows_NA[column, 3]) >= 0)
+    assert np.abs(all_rows.normal_rows_NA.mean(axis=0)).max() < 0.1 and np.abs(few.normal_tests_TA).max() < 2
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_perceptrons_learn_a_table_from_the_kept_rows_alone(start, monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra tabular, is not installed")
+    split = split_table("iris", 0.5, 0)
+    config = replace(perceptron(split, STARTS[start]), first=64, width=16)
+    monkeypatch.setattr("tasks.formal.tabular.EPOCHS", 50)
+    learn = learner(config, split)
+    told = learn(split, jax.random.key(0))
+    assert np.mean(told == split.answers_T) > 0.8
+    unseen = np.where(np.arange(len(split.labels_N)) < split.kept, split.labels_N, 0)
+    np.testing.assert_array_equal(learn(split._replace(labels_N=unseen), jax.random.key(0)), told)
+
+
+def test_trees_learn_a_table():
+    for package in ("sklearn", "xgboost"):
+        pytest.importorskip(package, reason=f"{package}, of the extra tabular, is not installed")
+    split = split_table("wine", 1.0, 0)
+    for told in trees(split, 0).values():
+        assert np.mean(told == split.answers_T) > 0.85
+
+
+def test_wins_count_ties_by_half():
+    scores = [(0.9, 0.8), (0.8, 0.8), (0.7, 0.8), (0.9, 0.8), (0.7, 0.8)]
+    found = {
+        f"accuracy/{who}/{name}/1": value
+        for name, pair in zip(LOADERS, scores, strict=True)
+        for who, value in zip(("sparse", "forest"), pair, strict=True)
+    }
+    assert wins(found, 1.0) == 0.5
+    (drawn,) = tabular_pictures({name: [value, value] for name, value in found.items()})
+    assert drawn.columns == ["sparse", "forest"] and drawn.rows == list(LOADERS)
+    np.testing.assert_allclose(drawn.values, scores)
