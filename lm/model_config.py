@@ -122,6 +122,7 @@ class TransformerConfig:
     shared_norm: bool = True  # in a parallel block both read one norm of it; False: each has its own
     positions: Positions = field(default_factory=Rotary)
     window: int | None = None  # tokens a query sees, itself included; None: all up to itself
+    tempered: int | None = None  # N: scores at position i times ln(i + 2) / ln(N), so that long texts stay sharp
     dropout: float = 0.0  # on the output of attention and feed-forward
     embedding_dropout: float = 0.0
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16

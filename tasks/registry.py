@@ -16,7 +16,7 @@ from tasks.arithmetic.addition import (
     addition_random_start_cpu,
 )
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
-from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full
+from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
 from tasks.formal.automata import (
     Automaton,
     automaton_cpu,
@@ -80,6 +80,7 @@ from tasks.math.tinygsm import TinyGSM
 from tasks.math.tinygsm_study import TINYGSM
 from tasks.math.varied_study import VARIED
 from tasks.math.verifier import Verifier
+from tasks.mixture import TaskMixture
 from tasks.stem.asl_study import ASL_STEM_WIKI
 from tasks.stem.phi_study import PHI
 from tasks.stem.text import Stem, StemData, stem_cpu, stem_phases_cpu
@@ -120,6 +121,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Retrieval,
             Addition,
             Sorting,
+            TaskMixture,
             TinyGSM,
             Verifier,
             Digits,
@@ -174,6 +176,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             addition_random_start_cpu,
             addition_full,
             sorting_cpu,
+            sorting_hinted_cpu,
             sorting_full,
             tinygsm_cpu,
             tinygsm_grown_cpu,

@@ -38,7 +38,7 @@ MODELS = {
     "none": replace(SMALL, positions=NoPositions()),
     "learned, t5": T5,
     "learned axes": replace(T5, positions=Learned(32, separate=True, axes=2)),
-    "sinusoidal, post": POST,
+    "sinusoidal, post": replace(POST, tempered=4),
     "rotary, grouped": replace(SMALL, kv_heads=2, activation="swiglu", initialisation="lecun"),
     "rotary part, parallel": replace(SMALL, positions=Rotary(fraction=0.5), parallel=True, bias=True, tied=False),
     "window, long rope": replace(SMALL, positions=Rotary(scaling=LONG), window=2, qkv_bias=True),

@@ -16,7 +16,7 @@ from lm.exits import UserError
 from lm.models import build
 from lm.strict import ConfigError, from_json, to_json
 from tasks.arithmetic.addition import ZERO, Addition
-from tasks.arithmetic.sorting import FIRST, Sorting
+from tasks.arithmetic.sorting import ASKS, FIRST, Sorting
 from tasks.build import add_digits, below, concatenate, latest, numeral
 from tasks.formal.automata import Automaton
 from tasks.formal.boolean_functions import BooleanFunctions
@@ -29,6 +29,7 @@ from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.formal.parity import SparseParity
 from tasks.formal.retrieval import Retrieval
 from tasks.formal.unseen import Unseen
+from tasks.mixture import TaskMixture
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task
 from tasks.vision.augment import Augment
@@ -49,6 +50,8 @@ DRAWN = {
     "addition random_start": Addition(longest_train=4, longest_test=6, scheme="random_start", max_position=40),
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
+    **{f"sorting, {ask}": Sorting(values=9, longest_train=5, longest_test=8, ask=ask) for ask in ASKS[1:]},
+    "mixture": TaskMixture((("sort", Sorting(9, 5, 8)), ("fill", Sorting(9, 5, 8, "fill")))),
     "digits": Digits(),
     "digits altered": Digits(train_count=100, label_noise=0.5, augment=Augment(shift=2, flip=True, cutout=3)),
     "automaton": Automaton(length=20, longest=30),

@@ -6,6 +6,7 @@ Q new tokens, G query heads that share a key/value head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -163,6 +164,15 @@ def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
     return jnp.einsum("bkgqs,bksh->bkgqh", weights, v_BKSh).reshape(batch, heads, count, width)
 
 
+def temper(positions: Array, length: int) -> Array:
+    """Return ln(i + 2) / ln(length) for positions i, [B, 1, L, 1] (Awasthi and Gupta 2023).
+
+    A softmax over n keys needs score gaps that grow like ln n to stay as sharp as it was over fewer.
+    """
+    ids_BL = positions.reshape(*positions.shape[:2], -1)[..., 0]
+    return (jnp.log(ids_BL + 2.0) / math.log(length))[:, None, :, None]
+
+
 class Attention(nn.Module):
     """Multi-head causal attention on rows [M, D], M = B * L, with grouped key/value heads.
 
@@ -177,6 +187,7 @@ class Attention(nn.Module):
     use_bias: bool = False
     qkv_bias: bool | None = None  # None: as use_bias
     window: int | None = None  # with a cache, `Past.allowed` says what is seen
+    tempered: int | None = None
     dtype: DType = jnp.float32
     query_init: Initialiser = fan_in_normal
     kernel_init: Initialiser = fan_in_normal
@@ -200,6 +211,8 @@ class Attention(nn.Module):
             return None if self.score_bias is None else self.score_bias(context.tables, queries_BQ, keys_BS)
 
         q_BHLh = rotate(project("query", self.heads, self.query_init), context.rotation).swapaxes(1, 2)
+        if self.tempered is not None:
+            q_BHLh = q_BHLh * temper(positions, self.tempered).astype(q_BHLh.dtype)
         k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
         v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
         if cache is None or past is None:

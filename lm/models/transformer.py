@@ -80,6 +80,8 @@ def resolve(config: TransformerConfig) -> Resolved:
     for name in ("dropout", "embedding_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.tempered is not None and config.tempered < 2:
+        raise ConfigError(f"model.tempered must be at least 2, got {config.tempered}")
     if config.inputs is not None and config.tied:
         raise ConfigError("model.tied must be false where model.inputs are numbers: there is no embedding to share")
     if config.head_width is None and config.width % config.heads:
@@ -121,6 +123,7 @@ class Block(nn.Module):
             use_bias=config.bias,
             qkv_bias=config.qkv_bias,
             window=config.window,
+            tempered=config.tempered,
             dtype=dtype,
             query_init=inits.query,
             kernel_init=inits.kernel,
