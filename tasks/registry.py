@@ -62,7 +62,6 @@ from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.formal.tabular_study import TABULAR
 from tasks.formal.unseen import Unseen
 from tasks.formal.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
-from tasks.formal.tabular_study import TABULAR
 from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER
@@ -156,10 +155,6 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             dyck_full,
             dyck_balanced_full,
             dyck_two_layer_full,
-            dyck_two_layer_cpu,
-            dyck_full,
-            dyck_balanced_full,
-            dyck_two_layer_full,
             modular_arithmetic_cpu,
             modular_arithmetic_full,
             sparse_parity_cpu,
@@ -221,7 +216,6 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             GROKKING,
             GROUP_GROKKING,
             SPARSE_PARITY,
-            TABULAR,
             TABULAR,
             RCNN,
             ICL_BOOLEAN,
