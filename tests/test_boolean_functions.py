@@ -83,18 +83,22 @@ def test_functions_follow_their_laws():
         ("majority", (0, 1), (0.7, 0.3)),
         ("halfspace", range(-3, 4), [1 / 7] * 7),
     ):
-        drawn = jax.vmap(lambda key, name=name: FAMILIES[name].draw(key, 10).weights)(draw_keys(500))
+        weights = drawn(name, 10, 500).weights
         for value, share in zip(values, shares, strict=True):
-            assert abs(np.mean(drawn == value) - share) < 4 * (share * (1 - share) / drawn.size) ** 0.5
+            assert abs(np.mean(weights == value) - share) < 4 * (share * (1 - share) / weights.size) ** 0.5
     for name, size in (("sparse_parity", 2), ("sparse_disjunction", 4)):
-        drawn = jax.vmap(lambda key, name=name: FAMILIES[name].draw(key, 10).weights)(draw_keys(500))
-        assert np.all(drawn.sum(axis=-1) == size) and np.all(drawn.sum(axis=(0, 1)) > 0)
-    thresholds = jax.vmap(lambda key: FAMILIES["sparse_threshold"].draw(key, 4).threshold)(draw_keys(500))
+        weights = drawn(name, 10, 500).weights
+        assert np.all(weights.sum(axis=-1) == size) and np.all(weights.sum(axis=(0, 1)) > 0)
+    thresholds = drawn("sparse_threshold", 4, 500).threshold
     assert set(thresholds.tolist()) == {-2.5, -1.5, -0.5, 0.5, 1.5, 2.5}
 
 
 def draw_keys(count):
     return jax.random.split(jax.random.key(7), count)
+
+
+def drawn(family, width, count):
+    return jax.vmap(FAMILIES[family].draw, (0, None))(draw_keys(count), width)
 
 
 @pytest.mark.parametrize("family", ["conjunction", "disjunction", "dnf", "cnf", "sparse_disjunction"])
@@ -194,9 +198,9 @@ def test_votes_are_those_of_all_that_fit():
         share = np.sum(fits & odd[:, i], axis=1) / np.sum(fits, axis=1)
         assert np.array_equal(found[:, i], share > 0.5)
         tied[:, i] = share == 0.5
-    vote = functools.partial(bayes, jax.random.key(3), FAMILIES["sparse_parity"], 2000)
-    drawn, _ = said(vote, "sparse_parity", **settings)
-    assert np.array_equal(drawn[~tied], found[~tied])
+    vote = functools.partial(bayes, FAMILIES["sparse_parity"], drawn("sparse_parity", 5, 2000))
+    voted, _ = said(vote, "sparse_parity", **settings)
+    assert np.array_equal(voted[~tied], found[~tied])
 
 
 def test_simple_learners_do_as_they_say():
@@ -213,12 +217,13 @@ def test_simple_learners_do_as_they_say():
 
 def test_no_learner_looks_at_the_label_it_predicts_or_at_later_points():
     x, label, _ = prompts("conjunction", count=30)
-    vote = functools.partial(bayes, jax.random.key(0), FAMILIES["conjunction"], 100)
+    vote = functools.partial(bayes, FAMILIES["conjunction"], drawn("conjunction", 8, 100))
     learners = (conjunction, disjunction, sparse_parity, nearest_neighbour, averaging, majority, vote)
     for learner in (*learners, lambda x, y: parity(x, y).prediction):
-        before, after = (jax.vmap(learner)(*pair) for pair in ((x, label), changed(x, label, 12)))
-        assert np.array_equal(before[:, :12], after[:, :12])
-        assert np.array_equal(before[:, 12], jax.vmap(learner)(x, changed(x, label, 12)[1])[:, 12])
+        predict, (other_x, other_label) = jax.jit(jax.vmap(learner)), changed(x, label, 12)
+        before = predict(x, label)
+        assert np.array_equal(before[:, :12], predict(other_x, other_label)[:, :12])
+        assert np.array_equal(before[:, 12], predict(x, other_label)[:, 12])
 
 
 def changed(x, label, start):
@@ -245,9 +250,13 @@ def test_a_prediction_hangs_on_earlier_labels_and_no_later_input():
     net = build(replace(recipe.model, depth=2, width=16))
     params = net.init(jax.random.key(0))
     batch = recipe.task.draw(jax.random.key(1), 2)
+
+    def score(inputs, place):
+        return net.apply(params, batch._replace(inputs=inputs)).logits[:, place, 1].sum()
+
+    slope = jax.jit(jax.grad(score))
     for place in (0, 6, 22):
-        slope = jax.grad(lambda x, place=place: net.apply(params, batch._replace(inputs=x)).logits[:, place, 1].sum())
-        touched = np.abs(slope(batch.inputs)).max(axis=(0, 2))
+        touched = np.abs(slope(batch.inputs, place)).max(axis=(0, 2))
         assert np.all(touched[: place + 1] > 0) and not touched[place + 1 :].any()
 
 
@@ -262,9 +271,9 @@ def test_vectors_that_pick_a_row_are_tokens():
     moved["input"] = {"kernel": params["embedding"]["table"]}
     numbers = batch._replace(inputs=jax.nn.one_hot(tokens, 7))
     assert jax.tree.structure(moved) == jax.tree.structure(vectors.init(jax.random.key(0)))
-    found = vectors.apply(moved, numbers).logits
-    np.testing.assert_allclose(found, words.apply(params, batch).logits, atol=1e-5)
-    cached = vectors.extend(moved, numbers, vectors.cache(2, 6))[0].logits
+    found = jax.jit(vectors.apply)(moved, numbers).logits
+    np.testing.assert_allclose(found, jax.jit(words.apply)(params, batch).logits, atol=1e-5)
+    cached = jax.jit(vectors.extend)(moved, numbers, vectors.cache(2, 6))[0].logits
     np.testing.assert_allclose(found, cached, atol=1e-5)
     assert observe(replace(config, inputs=7), moved, numbers, "stream$")["blocks/stream"].shape == (2, 2, 6, 16)
     with pytest.raises(ConfigError, match="model.tied"):
@@ -274,6 +283,7 @@ def test_vectors_that_pick_a_row_are_tokens():
 def test_the_study_grades_every_learner_after_every_number_of_examples(monkeypatch, tmp_path):
     monkeypatch.setattr(boolean_study, "PROMPTS", 200)
     monkeypatch.setattr(boolean_study, "VOTES", 20)
+    monkeypatch.setattr(boolean_study, "VOTERS", 200)
     recipe = override(boolean_conjunction_cpu(), {"train.steps": 2, "model.depth": 1, "task.points": 6})
     figures = boolean_study.trained(recipe, tmp_path, 0)
     assert len(figures) == 6 * 6 + 1 and all(0 <= value <= 1 for value in figures.values())

@@ -281,7 +281,7 @@ def boolean_taught_cpu() -> Recipe:
         small,
         name="boolean_taught_cpu",
         task=replace(small.task, family="taught_conjunction"),
-        train=replace(small.train, steps=1500),
+        train=replace(small.train, steps=1000),
     )
 
 

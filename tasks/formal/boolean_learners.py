@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.types import Array, Key
-from tasks.formal.boolean_functions import Family
+from lm.types import Array
+from tasks.formal.boolean_functions import Family, Function
 
 
 def before(counts: Array) -> Array:
@@ -73,11 +73,10 @@ def sparse_parity(x_MN: Array, label_M: Array) -> Array:
     return vote(x_MN[:, first_S] != x_MN[:, second_S], label_M)
 
 
-def bayes(key: Key, family: Family, samples: int, x_MN: Array, label_M: Array) -> Array:
-    """Predict by the vote of functions drawn from the prior; says no where none of them is left."""
-    drawn = jax.vmap(family.draw, (0, None))(jax.random.split(key, samples), x_MN.shape[1])
+def bayes(family: Family, functions: Function, x_MN: Array, label_M: Array) -> Array:
+    """Predict by the vote of functions, each leaf [S, ...], drawn from the prior; no where none of them is left."""
     assert family.label is not None
-    return vote(jax.vmap(family.label, (0, None), 1)(drawn, x_MN), label_M)
+    return vote(jax.vmap(family.label, (0, None), 1)(functions, x_MN), label_M)
 
 
 def nearest_neighbour(x_MN: Array, label_M: Array) -> Array:

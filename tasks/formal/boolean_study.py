@@ -28,7 +28,7 @@ from tasks.task import Claim, Experiment
 
 PAPER = "In-context learning of Boolean functions (Bhattamishra et al. 2023)"
 PROMPTS = 4000
-VOTERS, VOTES = 20_000, 400  # functions drawn from the prior, and prompts that they vote on
+VOTERS, VOTES = 10_000, 400  # functions drawn from the prior, and prompts that they vote on
 Learner = Callable[[Array, Array], Array]
 EXACT: Mapping[str, Learner] = {
     "conjunction": learners.conjunction,
@@ -63,7 +63,8 @@ def trained(recipe: Recipe, folder: Path, seed: int) -> dict[str, float]:
     right = {"model": jax.lax.map(jax.jit(model), parts).reshape(label_BM.shape) == label_BM}
     for name, learner in {"exact": EXACT[family], **SIMPLE}.items():
         right[name] = jax.jit(jax.vmap(learner))(x_BMN, label_BM) == label_BM
-    voter = functools.partial(learners.bayes, jax.random.key(0), FAMILIES[family], VOTERS)
+    drawn = jax.vmap(FAMILIES[family].draw, (0, None))(jax.random.split(jax.random.key(0), VOTERS), x_BMN.shape[2])
+    voter = functools.partial(learners.bayes, FAMILIES[family], drawn)
     voted_BM = jax.jit(lambda *pairs: jax.lax.map(lambda pair: voter(*pair), pairs))(x_BMN[:VOTES], label_BM[:VOTES])
     right["vote"] = voted_BM == label_BM[:VOTES]
     found = {
@@ -81,7 +82,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     if scale == "full":
         found = trained(boolean_conjunction_full(), workdir, seed)
         return found | {"last": found["conjunction/model/69"]}
-    found = {}
+    found: dict[str, float] = {}
     for recipe in (boolean_conjunction_cpu(), boolean_parity_cpu(), boolean_taught_cpu()):
         found |= trained(recipe, workdir, seed)
     last = boolean_conjunction_cpu().task.points - 1

@@ -94,7 +94,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
         studies = {"S5": (group_table_full(), 5000)}
     else:
         studies = {name: (recipe_of(study), study.every) for name, study in STUDIES.items()}
-    found = {}
+    found: dict[str, float] = {}
     for name, (recipe, every) in studies.items():
         figures = watch(override(recipe, {"train.seed": seed}), every, workdir / name)
         found |= {f"{name}/{metric}": value for metric, value in figures.items()}
