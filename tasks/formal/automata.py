@@ -190,7 +190,8 @@ def automaton_parity_cpu() -> Recipe:
     """One layer finds the parity of 20 bits, and loses it where ones are rare or frequent.
 
     Liu et al. 2023. 99.9 % of the states right, and 84 % where nine bits in ten are ones, as
-    `evaluate.py --task.ones 0.9` shows; about half a minute on one CPU core.
+    `evaluate.py --task.ones 0.9` shows; about half a minute on one CPU core. From weights drawn by their fan-in, as
+    the walk has them, only 75 % in the same steps (seed 100).
     python scripts/train.py automaton_parity_cpu
     """
     walk = automaton_cpu()
@@ -198,7 +199,7 @@ def automaton_parity_cpu() -> Recipe:
         walk,
         name="automaton_parity_cpu",
         task=Automaton(family="cyclic", order=2, length=20),
-        model=replace(walk.model, vocabulary=2, depth=1),
+        model=replace(walk.model, vocabulary=2, depth=1, initialisation="scaled"),
         train=replace(walk.train, steps=4000),
     )
 
@@ -231,7 +232,7 @@ def automaton_shifted_cpu() -> Recipe:
 def automaton_lstm_cpu() -> Recipe:
     """An LSTM of width 64 on parity of 20 bits, examined up to 80 and at any share of ones.
 
-    Liu et al. 2023: recurrence finds no shortcut and does not break. python scripts/train.py automaton_lstm_cpu
+    Liu et al. 2023: recurrence finds no shortcut and does not break; no error (seed 100). python scripts/train.py automaton_lstm_cpu
     """
     parity = automaton_parity_cpu()
     return replace(

@@ -40,6 +40,7 @@ def automaton_table_cpu() -> Recipe:
         walk,
         name="automaton_table_cpu",
         task=Automaton(length=20),
+        model=replace(walk.model, initialisation="scaled"),
         train=replace(walk.train, steps=1000),
     )
 
