@@ -57,6 +57,8 @@ from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmeti
 from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
 from tasks.formal.parity_study import SPARSE_PARITY
 from tasks.formal.recurrent_convolution_study import RCNN
+from tasks.formal.graph_search import GraphSearch, graph_search_cpu, graph_search_full
+from tasks.formal.graph_search_study import GRAPH_SEARCH
 from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.formal.tabular_study import TABULAR
@@ -117,6 +119,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             SparseParity,
             Unseen,
             BooleanFunctions,
+            GraphSearch,
             Retrieval,
             Addition,
             Sorting,
@@ -166,6 +169,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             boolean_parity_cpu,
             boolean_taught_cpu,
             boolean_conjunction_full,
+            graph_search_cpu,
+            graph_search_full,
             retrieval_cpu,
             retrieval_full,
             unseen_cpu,
@@ -219,6 +224,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             TABULAR,
             RCNN,
             ICL_BOOLEAN,
+            GRAPH_SEARCH,
             RETRIEVAL,
             TINYGSM,
             VARIED,

@@ -27,6 +27,7 @@ from tasks.formal.grokking import by_hand, character, explained
 from tasks.formal.groups import GroupTable
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.formal.parity import SparseParity
+from tasks.formal.graph_search import GraphSearch
 from tasks.formal.retrieval import Retrieval
 from tasks.formal.unseen import Unseen
 from tasks.mixture import TaskMixture
@@ -64,6 +65,9 @@ DRAWN = {
     "conjunctions": BooleanFunctions(width=4, points=6),
     "taught formulas": BooleanFunctions("taught_dnf", width=6, points=10),
     "labels of the nearest neighbour": BooleanFunctions("nearest_neighbour", width=5, points=30),
+    "graphs": GraphSearch(),
+    "naive graphs": GraphSearch(graphs="naive"),
+    "stars": GraphSearch(inputs=41, longest=4, graphs="star", tested="star"),
     "retrieval": Retrieval(),
     "retrieval, one of the hops": Retrieval(symbols=12, hops=5, ask="random"),
     "unseen points": Unseen(bits=6),
@@ -214,6 +218,8 @@ def test_experiments_claim_one_bound_each():
         (lambda: Shapes(train_count=0), "task.train_count"),
         (lambda: Shapes(label_noise=-0.1), "task.label_noise"),
         (lambda: Augment(shift=-1), "task.augment.shift"),
+        (lambda: GraphSearch(inputs=20, longest=3), "task.longest"),
+        (lambda: GraphSearch(graphs="stars"), "star"),
         (lambda: Retrieval(symbols=4, hops=4), "task.hops"),
         (lambda: Retrieval(ask="al"), "all"),
         (lambda: Cifar(kinds=20), "task.kinds"),

@@ -12,8 +12,9 @@ from statistics import median
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lm.config import Recipe
+from lm.config import Recipe, TransformerConfig
 from lm.observe import observe
 from lm.report.pictures import HeatMap, Lines, Picture
 from lm.report.svg import Series
@@ -42,6 +43,7 @@ def shares(recipe: Recipe, result: Result, count: int = 256) -> dict[str, float]
     """Return, for each layer, the mean attention of the head that attends most: from values to the token before, and
     from the place that is asked for the most hops to the pair of each hop."""
     task = recipe.task
+    assert isinstance(recipe.model, TransformerConfig)
     keys = jax.random.split(jax.random.key(recipe.train.seed), count)
     batch = jax.vmap(lambda key: task.sample_test(key, task.hops))(keys)
     weights_NBHLL = observe(recipe.model, result.params, batch, "attention/weights$")["blocks/attention/weights"]
@@ -66,7 +68,8 @@ def shares(recipe: Recipe, result: Result, count: int = 256) -> dict[str, float]
 def by_hand(task: Retrieval, count: int = 1000) -> dict[str, float]:
     """Return the errors of the weights by hand, and of doubled pointers, at every number of hops."""
     net, params = construct(task)
-    batch = jax.vmap(lambda key: task.sample_test(key, task.hops))(jax.random.split(jax.random.key(0), count))
+    keys = jax.random.split(jax.random.key(0), count)
+    batch = jax.vmap(lambda key: task.sample_test(key, jnp.int32(task.hops)))(keys)
     wrong_BL = jnp.argmax(jax.jit(net.apply)(params, batch).logits, axis=-1) != batch.targets
     cycle = jax.random.permutation(jax.random.key(1), 32)
     successor = jnp.zeros(32, jnp.int32).at[cycle].set(jnp.roll(cycle, -1))
