@@ -2,9 +2,11 @@
 
 STYLE = """
 :root { color-scheme: light dark; --page:#fbfcfb; --ink:#1c211f; --soft:#66706b; --line:#dfe4e1; --shade:#eef3f0;
-  --s0:#2c7a55; --s1:#b4642d; --s2:#4a68a8; --s3:#8a4f8f; --s4:#7a7a2c; --wrong:#a8412f }
+  --s0:#2c7a55; --s1:#b4642d; --s2:#4a68a8; --s3:#8a4f8f; --s4:#7a7a2c;
+  --s5:#2b8a9c; --s6:#c04f72; --s7:#7b5b3a; --s8:#5a6570; --s9:#96a83c; --wrong:#a8412f }
 @media (prefers-color-scheme: dark) { :root { --page:#151917; --ink:#e4e9e6; --soft:#94a09a; --line:#303733;
-  --shade:#1e2521; --s0:#62b88c; --s1:#dc9359; --s2:#86a4e0; --s3:#c48bca; --s4:#bdbd62; --wrong:#e07f6c } }
+  --shade:#1e2521; --s0:#62b88c; --s1:#dc9359; --s2:#86a4e0; --s3:#c48bca; --s4:#bdbd62;
+  --s5:#6cc3d4; --s6:#e88aa8; --s7:#c3a27c; --s8:#a5b0bb; --s9:#c8d878; --wrong:#e07f6c } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", Arial, sans-serif; font-variant-numeric: tabular-nums; text-rendering: optimizeLegibility }

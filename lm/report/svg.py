@@ -17,7 +17,10 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 18, 30, 44
 PAGE = "var(--page,#fbfcfb)"
 INK, SOFT, GRID, SHADE = "var(--ink,#1c211f)", "var(--soft,#66706b)", "var(--line,#dfe4e1)", "var(--shade,#eef3f0)"
 COLOURS = tuple(
-    f"var(--s{i},{fallback})" for i, fallback in enumerate(("#2c7a55", "#b4642d", "#4a68a8", "#8a4f8f", "#7a7a2c"))
+    f"var(--s{i},{fallback})"
+    for i, fallback in enumerate(
+        ("#2c7a55", "#b4642d", "#4a68a8", "#8a4f8f", "#7a7a2c", "#2b8a9c", "#c04f72", "#7b5b3a", "#5a6570", "#96a83c")
+    )
 )
 MOST_POINTS = 600
 MOST_NUMBERS = 16  # columns of a heat map whose cells show their values
@@ -99,8 +102,10 @@ def line_chart(
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", SOFT))
     for index, s in enumerate(series):
         parts += _draw(s, COLOURS[index % len(COLOURS)], x_scale, y_scale, joined)
-    parts += _legend([s.name for s in series], y_label)
-    return _svg("".join(parts), f"{y_label} over {x_label}")
+    if len(series) > 1:  # the legend stands where the name of the axis would
+        parts.append(_text(4, HEIGHT - 8, f"↑ {y_label}"))
+    legend, above = _legend([s.name for s in series], y_label)
+    return _svg("".join(parts + legend), f"{y_label} over {x_label}", above=above)
 
 
 def bar_chart(labels: Sequence[str], values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> str:
@@ -232,20 +237,28 @@ def _draw(s: Series, colour: str, x_scale: Scale, y_scale: Scale, joined: bool) 
     return parts
 
 
-def _legend(names: Sequence[str], y_label: str) -> list[str]:
+def _legend(names: Sequence[str], y_label: str) -> tuple[list[str], float]:
+    """Return the names with their colours in as many rows as they need, and the height of all rows but one."""
     if len(names) == 1:
-        return [_text(LEFT, 16, y_label, colour=INK, weight=600)]
-    parts, x = [], LEFT
-    for index, name in enumerate(names):
-        parts.append(f'<rect x="{x}" y="8" width="10" height="10" rx="2" {_fill(COLOURS[index % len(COLOURS)])}/>')
-        parts.append(_text(x + 15, 17, name, colour=INK))
-        x += 15 + 7 * len(name) + 18
-    return parts
+        return [_text(LEFT, 16, y_label, colour=INK, weight=600)], 0
+    places, x, row = [], LEFT, 0
+    for name in names:
+        width = 33 + 7 * len(name)
+        if x > LEFT and x + width > WIDTH:
+            x, row = LEFT, row + 1
+        places.append((x, row))
+        x += width
+    parts, above = [], 16 * row
+    for index, (name, (x, row)) in enumerate(zip(names, places, strict=True)):
+        y, colour = 8 + 16 * row - above, COLOURS[index % len(COLOURS)]
+        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" rx="2" {_fill(colour)}/>')
+        parts.append(_text(x + 15, y + 9, name, colour=INK))
+    return parts, above
 
 
-def _svg(body: str, label: str, height: float = HEIGHT) -> str:
+def _svg(body: str, label: str, height: float = HEIGHT, above: float = 0) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{html.escape(label)}" '
+        f'<svg viewBox="0 {-above:g} {WIDTH} {height + above:g}" role="img" aria-label="{html.escape(label)}" '
         f'style="font:12px system-ui,sans-serif;font-variant-numeric:tabular-nums">{body}</svg>'
     )
 
