@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.strict import override
+from lm.strict import ConfigError, override
 from tasks.formal import graph_search_graphs as graphs
 from tasks.formal.graph_search import GraphSearch, graph_search_cpu
 from tasks.formal.graph_search_graphs import Graph, draw_graph, look_ahead, reachability, useful_children
@@ -143,6 +143,15 @@ def test_merging_paths_answers_every_question(task):
     for rounds, reach in enumerate(merged_paths(edges)):
         paths = sum(np.linalg.matrix_power(np.asarray(edges, int), n) for n in range(2**rounds + 1))
         assert np.array_equal(reach, paths > 0)
+
+
+@pytest.mark.parametrize(
+    "settings, field",
+    [({"inputs": 20, "longest": 3}, "task.longest"), ({"inputs": 16}, "task.inputs"), ({"graphs": "stars"}, "star")],
+)
+def test_impossible_settings_are_refused_by_name(settings, field):
+    with pytest.raises(ConfigError, match=field):
+        GraphSearch(**settings)
 
 
 def test_any_useful_child_is_right():

@@ -10,7 +10,7 @@ import pytest
 
 from lm.losses import next_token
 from lm.models import build
-from lm.strict import override
+from lm.strict import ConfigError, override
 from tasks.build import permutation
 from tasks.formal.retrieval import Retrieval, retrieval_cpu
 from tasks.formal.retrieval_construction import construct, doubled
@@ -103,6 +103,12 @@ def test_pointer_doubling_follows_two_to_the_layers_hops():
         for layers in range(5):
             found = doubled(np.array([successor[symbol] for symbol in range(20)]), layers)
             assert found[cycle].tolist() == [cycle[(i + 2**layers) % 20] for i in range(20)]
+
+
+@pytest.mark.parametrize("settings, field", [({"symbols": 4, "hops": 4}, "task.hops"), ({"ask": "al"}, "all")])
+def test_impossible_settings_are_refused_by_name(settings, field):
+    with pytest.raises(ConfigError, match=field):
+        Retrieval(**settings)
 
 
 def test_the_fewest_layers_grow_like_a_logarithm():

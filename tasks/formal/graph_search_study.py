@@ -81,6 +81,7 @@ def searched(task: GraphSearch, inputs_BL: Array) -> Array:
 
 
 def drawn(task: GraphSearch, size: int, seed: int) -> Batch:
+    """Return test examples of a look-ahead."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), size), COUNT)
     return jax.jit(jax.vmap(task.sample_test, (0, None)))(keys, size)
 
@@ -179,7 +180,7 @@ def pictures(figures: Mapping[str, Sequence[float]]) -> list[Picture]:
     ]
 
 
-def struggle(size: int) -> Claim:
+def _struggle(size: int) -> Claim:
     statement = f"With a look-ahead of {size} it stays near or below a random child after 4,000 steps: right answers"
     return Claim(PAPER, statement, f"balanced/{size}", at_most=0.45, paper_value="struggles")
 
@@ -195,8 +196,8 @@ GRAPH_SEARCH = Experiment(
             "balanced/1",
             at_least=0.9,
         ),
-        struggle(2),
-        struggle(3),
+        _struggle(2),
+        _struggle(3),
         Claim(
             PAPER,
             "Merging paths, each round two into one, answers all: right answers at the worst look-ahead",
