@@ -138,3 +138,22 @@ def test_figures_become_pictures():
     assert "3 of 9 flawless" in found[1].rows[0] and found[1].values[0][-1] == pytest.approx(0.6)
     assert all(draw(picture).startswith("<svg") for picture in (*maps, *found))
     assert isinstance(found[1], HeatMap) and dataclasses.is_dataclass(found[0])
+
+
+@pytest.mark.parametrize("scale", ["cpu", "full"])
+def test_populations_are_compared_by_their_medians(monkeypatch, tmp_path, scale):
+    rates = {"baseline": 0.06, "rare": 0.0, "alibi": 0.03}
+
+    def made(recipe, folder, seeds, reads):
+        level = next((rate for name, rate in rates.items() if name in recipe.name), 0.06)
+        return {tail: level * (1 + np.arange(len(seeds))) for tail in flip_flop_population.TAILS}
+
+    monkeypatch.setattr(flip_flop_population, "population", made)
+    figures = flip_flop_population.run(tmp_path, scale, 1)
+    experiment = flip_flop_population.FLIP_FLOP_MITIGATIONS
+    assert {claim.metric for claim in experiment.claims if claim.scale == scale} <= set(figures)
+    assert figures["rare strings/sparse/over_baseline"] == 0 and figures["others_flawless"] == 0
+    assert figures["ALiBi/dense/over_baseline"] == pytest.approx({"cpu": 0.25, "full": 0.5}[scale])
+    assert figures["rare strings/flawless"] == {"cpu": 1, "full": 8}[scale]
+    pictures = experiment.pictures({name: [value] * 3 for name, value in figures.items()})
+    assert len(pictures) == 3 and all(draw(picture).startswith("<svg") for picture in pictures)
