@@ -105,11 +105,14 @@ class FlipFlop(Task):
 
         return super().source(recipe, folder)._replace(evaluate=evaluate)
 
-    def ignored(self, size: Array) -> Array:
-        """Return the chance of an ignore at each instruction, [C]: all places of an automaton, half those of tokens."""
+    def percentages(self, size: Array) -> Array:
+        """Return the percentage of ignores at each instruction, [C], of one percentage or of one for each.
+
+        Instructions are all places of an automaton and half those of tokens.
+        """
         count = self.length if self.form == "automaton" else self.length // 2
         late_C = jnp.arange(count) >= count - count // 4
-        return jnp.where(late_C, size if self.last is None else self.last, size) / 100
+        return jnp.where(late_C, size if self.last is None else self.last, size)
 
     def draw_sizes(self, key: Key, batch_size: int) -> Array:
         return jax.random.choice(key, jnp.asarray(self.ignore), (batch_size,))
@@ -119,7 +122,7 @@ class FlipFlop(Task):
             return self._sample_automaton(key, size)
         count = self.length // 2
         bits = jax.random.bits(key, (count,))
-        draw, ignored = fraction(bits), self.ignored(size)
+        draw, ignored = fraction(bits), self.percentages(size) / 100
         order = jnp.arange(count)
         written = ignored + (1 - ignored) * self.writes
         instructions = jnp.where(draw < ignored, IGNORE, jnp.where(draw < written, WRITE, READ))
@@ -134,7 +137,7 @@ class FlipFlop(Task):
     def _sample_automaton(self, key: Key, size: Array) -> Example:
         bits_L = jax.random.bits(key, (self.length,))
         order_L = jnp.arange(self.length)
-        written_L = (fraction(bits_L) >= self.ignored(size)) | (order_L == 0)
+        written_L = (fraction(bits_L) >= self.percentages(size) / 100) | (order_L == 0)
         coins_L = (bits_L & 1).astype(jnp.int32)
         return Example(
             inputs=jnp.where(written_L, coins_L, NOTHING),

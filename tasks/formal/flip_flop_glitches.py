@@ -44,7 +44,7 @@ def expected_reads(task: FlipFlop, size: int) -> float:
     """Return the reads that a string has on average, the last one included."""
     if task.form == "automaton":
         return task.length
-    return 1 + float(jnp.sum(1 - task.ignored(jnp.int32(size))[1:-1])) * (1 - task.writes)
+    return 1 + float(jnp.sum(1 - task.percentages(jnp.int32(size))[1:-1] / 100)) * (1 - task.writes)
 
 
 def distances(task: FlipFlop) -> list[int]:
@@ -72,9 +72,9 @@ def two_bits(task: FlipFlop, logits_BLV: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _count(net: Net, task: FlipFlop, params: Params, key: Key, start: Array, strings: Array, size: Array) -> Survey:
+def _count(net: Net, task: FlipFlop, params: Params, key: Key, start: Array, strings: Array, size_C: Array) -> Survey:
     indices_B = start + jnp.arange(AT_ONCE)
-    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(key, indices_B, size)
+    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(key, indices_B, size_C)
     logits_BLV = net.apply(params, batch, None).logits
     reads_BL = task.reads(batch) & (indices_B < strings)[:, None]
     wrong_BL = reads_BL & (jnp.argmax(logits_BLV, axis=-1) != batch.targets)
@@ -99,8 +99,9 @@ def _count(net: Net, task: FlipFlop, params: Params, key: Key, start: Array, str
 def survey(net: Net, params: Params, task: FlipFlop, key: Key, size: int) -> Survey:
     """Count glitches on the strings that hold `task.test_reads` reads on average; NumPy arrays in float64."""
     strings = math.ceil(task.test_reads / expected_reads(task, size))
+    size_C, plain = task.percentages(jnp.int32(size)), replace(task, last=None)  # one program, turning or not
     counted = (
-        _count(net, task, params, key, jnp.int32(start), jnp.int32(strings), jnp.int32(size))
+        _count(net, plain, params, key, jnp.int32(start), jnp.int32(strings), size_C)
         for start in range(0, strings, AT_ONCE)
     )
     counts = [jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(part)) for part in counted]
