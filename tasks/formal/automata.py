@@ -232,7 +232,8 @@ def automaton_shifted_cpu() -> Recipe:
 def automaton_lstm_cpu() -> Recipe:
     """An LSTM of width 64 on parity of 20 bits, examined up to 80 and at any share of ones.
 
-    Liu et al. 2023: recurrence finds no shortcut and does not break; no error (seed 100). python scripts/train.py automaton_lstm_cpu
+    Liu et al. 2023: recurrence finds no shortcut and does not break; no error (seed 100).
+    python scripts/train.py automaton_lstm_cpu
     """
     parity = automaton_parity_cpu()
     return replace(
