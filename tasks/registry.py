@@ -27,7 +27,7 @@ from tasks.formal.automata import (
     automaton_shifted_cpu,
 )
 from tasks.formal.automata_depth_study import AUTOMATA_DEPTH, automaton_table_cpu
-from tasks.formal.automata_study import AUTOMATA
+from tasks.formal.automata_study import AUTOMATA, AUTOMATA_SHORTCUTS
 from tasks.formal.boolean_functions import (
     BooleanFunctions,
     boolean_conjunction_cpu,
@@ -214,6 +214,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             FLIP_FLOP,
             FLIP_FLOP_MITIGATIONS,
             AUTOMATA,
+            AUTOMATA_SHORTCUTS,
             AUTOMATA_DEPTH,
             DYCK,
             UNSEEN,
