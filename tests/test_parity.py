@@ -194,6 +194,7 @@ def test_the_grid_names_every_cell_and_the_pictures_show_it():
     claimed = frontier(FULL, rising)
     assert (claimed["rising"], claimed["leap"], claimed["sparse_lead"]) == (1.0, 1.0, 0.0)
     assert frontier(FULL, {cell: 1 - value for cell, value in rising.items()})["rising"] == 0.75
+    assert frontier(FULL, dict.fromkeys(rising, 1.0))["leap"] == 0  # where few neurons succeed many leap nowhere
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,9 @@ def test_tables_split_into_rows_that_keep_their_labels():
         assert [whole[tuple(row)] for row in rows] == labels.tolist()
     assert len(few.rows_NA) + len(few.tests_TA) == len(whole) == 178
     assert not set(map(tuple, few.rows_NA)) & set(map(tuple, few.tests_TA))
-    # What is read of a table depends on the rows that are kept alone, column by column and in their order.
+    for split in (all_rows, few):  # the lowest of the rows that are kept is the lowest there is
+        lowest = split.normal_rows_NA[: split.kept].min(axis=0)
+        assert np.ptp(lowest) == 0 and lowest[0] == split.normal_rows_NA.min()
     column = np.argsort(all_rows.rows_NA[:, 3], kind="stable")
     assert np.all(np.diff(all_rows.normal_rows_NA[column, 3]) >= 0)
     assert np.abs(all_rows.normal_rows_NA.mean(axis=0)).max() < 0.1 and np.abs(few.normal_tests_TA).max() < 2
