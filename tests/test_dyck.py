@@ -12,7 +12,9 @@ import pytest
 from lm.losses import consistency, next_token
 from lm.models import build
 from lm.models.reader import normalised, read
+from lm.report.pictures import draw
 from lm.strict import ConfigError
+from tasks.formal import dyck_study
 from tasks.formal.dyck import (
     BRACKETS,
     END,
@@ -237,3 +239,18 @@ def test_impossible_brackets_are_refused():
     narrow = replace(dyck_balanced_cpu().model, width=16)
     with pytest.raises(ConfigError, match="model.width must be at least 17"):
         build(narrow).apply(build(narrow).init(jax.random.key(0)), drawn(TASK, 2))
+
+
+def test_the_study_measures_what_its_claims_and_pictures_name(monkeypatch, tmp_path):
+    def untrained(recipe, form, seeds):
+        nets = [build(recipe.model).init(jax.random.key(seed)) for seed in seeds]
+        return [(Reading(replace(recipe.task, form=form), recipe.model, params), 1.0) for params in nets]
+
+    for name, value in {"trained": untrained, "READ": 2000, "LENGTHS": (28,), "PUMPED": (0, 2)}.items():
+        monkeypatch.setattr(dyck_study, name, value)
+    figures = dyck_study.DYCK.run(tmp_path, "cpu", 0)
+    assert {claim.metric for claim in dyck_study.DYCK.claims} <= figures.keys()
+    assert all(math.isfinite(value) for value in figures.values())
+    assert figures["by_hand_accuracy"] == 1 and figures["by_hand_change"] < 1e-6 and figures["by_hand_violation"] == 0
+    shown = dyck_study.DYCK.pictures({name: [value] for name, value in figures.items()})
+    assert len(shown) == 5 and all(draw(picture).startswith("<svg") for picture in shown)
