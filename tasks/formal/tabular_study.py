@@ -14,7 +14,7 @@ from tasks.formal.parity_study import PAPER, STARTS
 from tasks.formal.tabular import LOADERS, Split, learner, perceptron, split_table
 from tasks.task import Claim, Experiment
 
-SHARES = (1.0, 0.25, 0.1)  # of the rows to learn from
+SHARES = (1.0, 0.1)  # of the rows to learn from
 TREES = 250
 
 
