@@ -50,6 +50,8 @@ from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_
 from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
 from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
 from tasks.formal.flip_flop_study import FLIP_FLOP
+from tasks.formal.graph_search import GraphSearch, graph_search_cpu, graph_search_full
+from tasks.formal.graph_search_study import GRAPH_SEARCH
 from tasks.formal.grokking import GROKKING
 from tasks.formal.groups import GroupTable, group_table_cpu, group_table_full, group_text_full
 from tasks.formal.groups_study import GROUP_GROKKING
@@ -57,8 +59,6 @@ from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmeti
 from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
 from tasks.formal.parity_study import SPARSE_PARITY
 from tasks.formal.recurrent_convolution_study import RCNN
-from tasks.formal.graph_search import GraphSearch, graph_search_cpu, graph_search_full
-from tasks.formal.graph_search_study import GRAPH_SEARCH
 from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
 from tasks.formal.retrieval_study import RETRIEVAL
 from tasks.formal.tabular_study import TABULAR

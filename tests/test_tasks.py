@@ -23,11 +23,11 @@ from tasks.formal.boolean_functions import BooleanFunctions
 from tasks.formal.dyck import Dyck
 from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
 from tasks.formal.flip_flop_study import all_strings
+from tasks.formal.graph_search import GraphSearch
 from tasks.formal.grokking import by_hand, character, explained
 from tasks.formal.groups import GroupTable
 from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
 from tasks.formal.parity import SparseParity
-from tasks.formal.graph_search import GraphSearch
 from tasks.formal.retrieval import Retrieval
 from tasks.formal.unseen import Unseen
 from tasks.mixture import TaskMixture

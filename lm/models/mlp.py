@@ -68,12 +68,11 @@ def sparse_columns(count: int) -> Initialiser:
     return init
 
 
-def initial(config: MLPConfig, fan_in: int, lowest: bool = False) -> dict[str, Initialiser]:
+def initial(config: MLPConfig, fan_in: int, lowest: bool = False) -> dict[str, Any]:
     """Return the initialisers of a layer that reads `fan_in` numbers; the lowest one may be sparse."""
-    if config.initialisation == "normal":
-        chosen = {"kernel_init": layers.fan_in_normal, "bias_init": nn.initializers.zeros}
-    else:
-        chosen = dict.fromkeys(("kernel_init", "bias_init"), within(fan_in**-0.5))
+    chosen: dict[str, Any] = {"kernel_init": layers.fan_in_normal, "bias_init": nn.initializers.zeros}
+    if config.initialisation == "uniform":
+        chosen = dict.fromkeys(chosen, within(fan_in**-0.5))
     if lowest and config.sparse is not None:
         chosen["kernel_init"] = sparse_columns(config.sparse)
     return chosen
@@ -103,7 +102,7 @@ class MLP(nn.Module):
         x_BA = inputs_BA.reshape(inputs_BA.shape[0], -1)  # an image has more axes
         if config.vocabulary is not None and config.embedding is None:
             x_BA = 1.0 - 2.0 * x_BA
-        elif config.vocabulary is not None:
+        elif config.vocabulary is not None and config.embedding is not None:
             embedding = InputEmbedding(config.vocabulary, config.embedding, config.separate, name="embedding")
             x_BA = embedding(inputs_BA).reshape(inputs_BA.shape[0], -1)
         x_BD = x_BA

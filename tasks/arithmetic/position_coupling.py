@@ -16,7 +16,7 @@ import numpy as np
 from lm.config import Recipe
 from lm.strict import override
 from lm.train import fit
-from lm.types import Array, Batch, Example
+from lm.types import Array, Batch, Example, Params
 from tasks.arithmetic.addition import (
     Addition,
     addition_cpu,
@@ -46,12 +46,16 @@ def construction_exact_match(count: int, sharpness: float = 20.0) -> float:
     """Return the exact match of the weights by hand on long sums, with ids from 1 and up to the largest."""
     net, params = construct(LONG, sharpness)
 
-    def right(example: Example) -> Array:
-        batch = jax.tree.map(lambda x: x[None], example)
-        return exact_match(jnp.argmax(net.apply(params, batch).logits[0], axis=-1), example)
+    # The weights are an argument: as constants of a program they may be compiled wrongly (docs/LOG.md).
+    @jax.jit
+    def grade(params: Params, start: Array) -> Array:
+        def right(example: Example) -> Array:
+            batch = jax.tree.map(lambda x: x[None], example)
+            return exact_match(jnp.argmax(net.apply(params, batch).logits[0], axis=-1), example)
 
-    grade = jax.jit(lambda start: jax.lax.map(right, long_sums(count, start)).mean())
-    return float(np.mean([grade(start) for start in (1, LONG.starts(LONG.longest_test))]))
+        return jax.lax.map(right, long_sums(count, start)).mean()
+
+    return float(np.mean([grade(params, start) for start in (1, LONG.starts(LONG.longest_test))]))
 
 
 def by_digits(recipe: Recipe, folder: Path, seed: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ from lm.look import heads_taken_out
 from lm.report.pictures import HeatMap, Picture
 from lm.strict import override
 from lm.train import Result, fit
-from lm.types import Array, Batch, Example, Rate
+from lm.types import Array, Batch, Example, Params, Rate
 from tasks.formal.flip_flop import (
     IGNORE,
     READ,
@@ -65,11 +65,16 @@ def errors(task: FlipFlop, reach: float, batch: Batch) -> float:
     """Return the number of reads that the two-layer weights by hand get wrong."""
     net, params = construct(task, reach)
 
-    def wrong(example: Example) -> Array:
-        predictions_BL = jnp.argmax(net.apply(params, jax.tree.map(lambda x: x[None], example)).logits, axis=-1)
-        return task.score(predictions_BL[0], example)["glitch_rate"].sum
+    # The weights are an argument: as constants of a program they may be compiled wrongly (docs/LOG.md).
+    @jax.jit
+    def wrong(params: Params, batch: Batch) -> Array:
+        def one(example: Example) -> Array:
+            predictions_BL = jnp.argmax(net.apply(params, jax.tree.map(lambda x: x[None], example)).logits, axis=-1)
+            return task.score(predictions_BL[0], example)["glitch_rate"].sum
 
-    return float(jax.jit(lambda batch: jax.lax.map(wrong, batch).sum())(batch))
+        return jax.lax.map(one, batch).sum()
+
+    return float(wrong(params, batch))
 
 
 def construction_errors(reach: float) -> float:

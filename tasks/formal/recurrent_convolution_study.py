@@ -107,7 +107,17 @@ def search(rng: np.random.Generator, parities: int = 5, width: int = 5, extra: i
 
 def draws(rng: np.random.Generator, accuracies: np.ndarray, searches: int = 20) -> float:
     """Return how many rules a search draws at random until one is perfect, the mean of several searches."""
-    return float(np.mean(rng.geometric(np.mean(accuracies == 1), searches)))
+    perfect = accuracies == 1
+    if not perfect.any():
+        return float(len(perfect) ** 2)  # no search ends
+
+    def search() -> int:
+        count = 1
+        while not perfect[rng.integers(len(perfect))]:
+            count += 1
+        return count
+
+    return float(np.mean([search() for _ in range(searches)]))
 
 
 def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
