@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.bench_generators import GENERATORS
 from scripts.bench_growth import GROWTH
 from scripts.bench_transforms import MAJORITY
 from scripts.measure import command, killed, largest_difference, seconds
@@ -173,4 +174,5 @@ BENCHES = {
     "faults": Experiment("faults", "Faults and other machines", FAULTS, faults),
     "majority": MAJORITY,
     "growth": GROWTH,
+    "generators": GENERATORS,
 }
