@@ -22,7 +22,7 @@ RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "highest": max,
     "lowest": min,
 }
-FEW = 12  # figures that fit on a line
+FEW, MANY = 12, 60  # figures that fit on a line; more than a table should have
 
 
 def bar(claim: Claim) -> str:
@@ -118,12 +118,14 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def others(result: Mapping[str, Any]) -> str:
-    """Return the figures that no claim names, as one line, or as a table that opens where they are many."""
+    """Return the figures that no claim names: as one line, as a table that opens, or where they stand."""
     claimed = {claim["metric"] for claim in result["claims"]}
     rest = {metric: each for metric, each in result["figures"].items() if metric not in claimed}
     if len(rest) <= FEW:
         shown = ", ".join(f"{metric} {statistics.median(each):.4g}" for metric, each in rest.items())
         return f"Also measured (medians): {shown}." if rest else ""
+    if len(rest) > MANY:
+        return f"{len(rest)} more figures stand in `results/{result['name']}.{result['scale']}.json`."
     rows = (f"| {m} | {statistics.median(e):.4g} | {min(e):.4g} | {max(e):.4g} |" for m, e in rest.items())
     head = "| figure | median | lowest | highest |\n|---|---|---|---|\n"
     return f"<details><summary>{len(rest)} more figures</summary>\n\n{head}" + "\n".join(rows) + "\n\n</details>"
