@@ -47,7 +47,7 @@ def automaton(rng: np.random.Generator, task: Any) -> Sequence:
 
 def dyck(rng: np.random.Generator, task: Any) -> Sequence:
     """Open and close brackets from left to right with a stack."""
-    from tasks.formal.dyck import BRACKETS, START
+    from tasks.formal.dyck.brackets import BRACKETS, START
 
     stack: list[int] = []
     tokens = np.full(task.length + 1, START, np.int32)
@@ -223,14 +223,14 @@ def pairs() -> dict[str, tuple[Any, Plain]]:
     """Return each task, at the size of its recipe, with its plain generator."""
     from tasks.arithmetic.addition import Addition
     from tasks.arithmetic.sorting import Sorting
-    from tasks.formal.automata import Automaton
-    from tasks.formal.boolean_functions import BooleanFunctions
-    from tasks.formal.dyck import Dyck
-    from tasks.formal.flip_flop import FlipFlop
-    from tasks.formal.graph_search import GraphSearch
-    from tasks.formal.modular_arithmetic import ModularArithmetic
-    from tasks.formal.parity import SparseParity
-    from tasks.formal.retrieval import Retrieval
+    from tasks.formal.automata.simulation import Automaton
+    from tasks.formal.boolean.functions import BooleanFunctions
+    from tasks.formal.dyck.brackets import Dyck
+    from tasks.formal.flip_flop.language import FlipFlop
+    from tasks.formal.groups.modular_arithmetic import ModularArithmetic
+    from tasks.formal.parity.sparse_parity import SparseParity
+    from tasks.formal.search.graph_search import GraphSearch
+    from tasks.formal.search.retrieval import Retrieval
 
     return {
         "flip-flop": (FlipFlop(), flip_flop),

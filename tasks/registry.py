@@ -17,7 +17,8 @@ from tasks.arithmetic.addition import (
 )
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
-from tasks.formal.automata import (
+from tasks.formal.automata.depth_study import AUTOMATA_DEPTH, automaton_table_cpu
+from tasks.formal.automata.simulation import (
     Automaton,
     automaton_cpu,
     automaton_full,
@@ -26,17 +27,18 @@ from tasks.formal.automata import (
     automaton_scratchpad_cpu,
     automaton_shifted_cpu,
 )
-from tasks.formal.automata_depth_study import AUTOMATA_DEPTH, automaton_table_cpu
-from tasks.formal.automata_study import AUTOMATA, AUTOMATA_SHORTCUTS
-from tasks.formal.boolean_functions import (
+from tasks.formal.automata.study import AUTOMATA, AUTOMATA_SHORTCUTS
+from tasks.formal.boolean.functions import (
     BooleanFunctions,
     boolean_conjunction_cpu,
     boolean_conjunction_full,
     boolean_parity_cpu,
     boolean_taught_cpu,
 )
-from tasks.formal.boolean_study import ICL_BOOLEAN
-from tasks.formal.dyck import (
+from tasks.formal.boolean.study import ICL_BOOLEAN
+from tasks.formal.boolean.unseen import Unseen
+from tasks.formal.boolean.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
+from tasks.formal.dyck.brackets import (
     Dyck,
     dyck_balanced_cpu,
     dyck_balanced_full,
@@ -45,25 +47,23 @@ from tasks.formal.dyck import (
     dyck_two_layer_cpu,
     dyck_two_layer_full,
 )
-from tasks.formal.dyck_study import DYCK
-from tasks.formal.flip_flop import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
-from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
-from tasks.formal.flip_flop_population import FLIP_FLOP_MITIGATIONS
-from tasks.formal.flip_flop_study import FLIP_FLOP
-from tasks.formal.graph_search import GraphSearch, graph_search_cpu, graph_search_full
-from tasks.formal.graph_search_study import GRAPH_SEARCH
-from tasks.formal.grokking import GROKKING
-from tasks.formal.groups import GroupTable, group_table_cpu, group_table_full, group_text_full
-from tasks.formal.groups_study import GROUP_GROKKING
-from tasks.formal.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
-from tasks.formal.parity import SparseParity, sparse_parity_cpu, sparse_parity_full
-from tasks.formal.parity_study import SPARSE_PARITY
-from tasks.formal.recurrent_convolution_study import RCNN
-from tasks.formal.retrieval import Retrieval, retrieval_cpu, retrieval_full
-from tasks.formal.retrieval_study import RETRIEVAL
-from tasks.formal.tabular_study import TABULAR
-from tasks.formal.unseen import Unseen
-from tasks.formal.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
+from tasks.formal.dyck.study import DYCK
+from tasks.formal.flip_flop.language import FlipFlop, flip_flop_attention_cpu, flip_flop_cpu, flip_flop_full
+from tasks.formal.flip_flop.mitigations import MITIGATIONS, flip_flop_lstm_full
+from tasks.formal.flip_flop.population import FLIP_FLOP_MITIGATIONS
+from tasks.formal.flip_flop.study import FLIP_FLOP
+from tasks.formal.groups.grokking import GROKKING
+from tasks.formal.groups.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
+from tasks.formal.groups.study import GROUP_GROKKING
+from tasks.formal.groups.tables import GroupTable, group_table_cpu, group_table_full, group_text_full
+from tasks.formal.parity.rcnn_study import RCNN
+from tasks.formal.parity.sparse_parity import SparseParity, sparse_parity_cpu, sparse_parity_full
+from tasks.formal.parity.study import SPARSE_PARITY
+from tasks.formal.parity.tabular_study import TABULAR
+from tasks.formal.search.graph_search import GraphSearch, graph_search_cpu, graph_search_full
+from tasks.formal.search.graph_study import GRAPH_SEARCH
+from tasks.formal.search.retrieval import Retrieval, retrieval_cpu, retrieval_full
+from tasks.formal.search.retrieval_study import RETRIEVAL
 from tasks.interop.parity import INTEROP
 from tasks.math.data import MathData
 from tasks.math.duo_study import TINYGSM_VERIFIER

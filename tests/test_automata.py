@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lm.strict import ConfigError
-from tasks.formal import automata_constructions as constructions
-from tasks.formal import automata_depth_study as depth_study
-from tasks.formal import automata_parts as parts
-from tasks.formal import automata_study as study
-from tasks.formal import semiautomata as sa
-from tasks.formal.automata import Automaton, run
-from tasks.formal.automata_study import errors, every_word
-from tasks.formal.cascades import cascade
+from tasks.formal.automata import depth_study as depth_study
+from tasks.formal.automata import parts as parts
+from tasks.formal.automata import semiautomata as sa
+from tasks.formal.automata import shortcuts as constructions
+from tasks.formal.automata import study as study
+from tasks.formal.automata.cascades import cascade
+from tasks.formal.automata.simulation import Automaton, run
+from tasks.formal.automata.study import errors, every_word
 
 SIZES = [
     *((sa.cyclic(n), n) for n in (2, 3, 5)),

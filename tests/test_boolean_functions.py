@@ -14,9 +14,9 @@ from lm.models import build
 from lm.observe import observe
 from lm.strict import ConfigError, override
 from lm.types import Batch
-from tasks.formal import boolean_study
-from tasks.formal.boolean_functions import FAMILIES, RANDOM, BooleanFunctions, boolean_conjunction_cpu
-from tasks.formal.boolean_learners import (
+from tasks.formal.boolean import study as boolean_study
+from tasks.formal.boolean.functions import FAMILIES, RANDOM, BooleanFunctions, boolean_conjunction_cpu
+from tasks.formal.boolean.learners import (
     averaging,
     bayes,
     conjunction,
@@ -104,7 +104,7 @@ def drawn(family, width, count):
 @pytest.mark.parametrize("family", ["conjunction", "disjunction", "dnf", "cnf", "sparse_disjunction"])
 def test_forced_points_have_the_label_they_are_forced_to(family, monkeypatch):
     always = {**FAMILIES, family: FAMILIES[family]._replace(forced=1.0)}
-    monkeypatch.setattr("tasks.formal.boolean_functions.FAMILIES", always)
+    monkeypatch.setattr("tasks.formal.boolean.functions.FAMILIES", always)
     x, label, _ = jax.vmap(BooleanFunctions(family).prompt)(draw_keys(50))
     assert np.all(label == (FAMILIES[family].towards > 0))
     assert np.all(x.std(axis=(0, 1)) > 0)

@@ -12,7 +12,7 @@ from tasks.arithmetic.addition import Addition, addition_cpu
 from tasks.arithmetic.addition_construction import construct
 from tasks.arithmetic.position_coupling import construction_exact_match
 from tasks.build import numeral
-from tasks.formal.flip_flop_study import construction_errors
+from tasks.formal.flip_flop.study import construction_errors
 
 MODEL = addition_cpu().model
 

@@ -14,8 +14,9 @@ from lm.models import build
 from lm.models.reader import normalised, read
 from lm.report.pictures import draw
 from lm.strict import ConfigError
-from tasks.formal import dyck_study
-from tasks.formal.dyck import (
+from tasks.formal.dyck import study as dyck_study
+from tasks.formal.dyck.balance import attention, by_hand, canonical, closing_accuracy, variation, violation
+from tasks.formal.dyck.brackets import (
     BRACKETS,
     END,
     FARTHEST,
@@ -34,8 +35,7 @@ from tasks.formal.dyck import (
     rising,
     walk,
 )
-from tasks.formal.dyck_balance import attention, by_hand, canonical, closing_accuracy, variation, violation
-from tasks.formal.dyck_study import DRAWN, Reading, inserted, maps_as_figures, pumping, summary
+from tasks.formal.dyck.study import DRAWN, Reading, inserted, maps_as_figures, pumping, summary
 
 TASK = Dyck(length=28, longest=400, form="pairs")
 

@@ -11,11 +11,12 @@ import pytest
 from lm.report.pictures import HeatMap, draw
 from lm.strict import ConfigError, differences, to_json
 from lm.types import Net, Outputs
-from tasks.formal import flip_flop_population, flip_flop_study
-from tasks.formal.flip_flop import IGNORE, READ, WRITE, ZERO, FlipFlop, flip_flop_attention_cpu, flip_flop_full
-from tasks.formal.flip_flop_construction import construct
-from tasks.formal.flip_flop_glitches import PARTS, distances, examine_reads, expected_reads, heads, spans, survey
-from tasks.formal.flip_flop_mitigations import MITIGATIONS, flip_flop_lstm_full
+from tasks.formal.flip_flop import population as flip_flop_population
+from tasks.formal.flip_flop import study as flip_flop_study
+from tasks.formal.flip_flop.construction import construct
+from tasks.formal.flip_flop.glitches import PARTS, distances, examine_reads, expected_reads, heads, spans, survey
+from tasks.formal.flip_flop.language import IGNORE, READ, WRITE, ZERO, FlipFlop, flip_flop_attention_cpu, flip_flop_full
+from tasks.formal.flip_flop.mitigations import MITIGATIONS, flip_flop_lstm_full
 
 
 def batch_of(task, percent, count):

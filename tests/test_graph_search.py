@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lm.strict import ConfigError, override
-from tasks.formal import graph_search_graphs as graphs
-from tasks.formal.graph_search import GraphSearch, graph_search_cpu
-from tasks.formal.graph_search_graphs import Graph, draw_graph, look_ahead, reachability, useful_children
-from tasks.formal.graph_search_study import BASELINES, merged_paths, parse, pictures, run, searched
+from tasks.formal.search import graphs as graphs
+from tasks.formal.search.graph_search import GraphSearch, graph_search_cpu
+from tasks.formal.search.graph_study import BASELINES, merged_paths, parse, pictures, run, searched
+from tasks.formal.search.graphs import Graph, draw_graph, look_ahead, reachability, useful_children
 
 TASKS = {
     "balanced": GraphSearch(),
@@ -164,8 +164,8 @@ def test_any_useful_child_is_right():
 
 def test_the_study_measures_what_it_claims_and_draws(tmp_path, monkeypatch):
     tiny = override(graph_search_cpu(), {"train.steps": 2, "train.batch_size": 4, "model.width": 8, "model.depth": 1})
-    monkeypatch.setattr("tasks.formal.graph_search_study.graph_search_cpu", lambda: tiny)
-    monkeypatch.setattr("tasks.formal.graph_search_study.COUNT", 60)
+    monkeypatch.setattr("tasks.formal.search.graph_study.graph_search_cpu", lambda: tiny)
+    monkeypatch.setattr("tasks.formal.search.graph_study.COUNT", 60)
     monkeypatch.setattr(GraphSearch, "test_count", 32)
     figures = run(tmp_path, "cpu", 0)
     for size in range(4):

@@ -10,11 +10,10 @@ import pytest
 
 from lm.optim import make_optimizer, schedule_of
 from lm.strict import ConfigError, override
-from tasks.formal import groups_study
-from tasks.formal.grokking import by_hand, character
-from tasks.formal.groups import FAMILIES, OPERATIONS, GroupTable, group, group_table_cpu, group_table_full
-from tasks.formal.modular_arithmetic import ModularArithmetic, table
-from tasks.formal.representations import (
+from tasks.formal.groups import study as groups_study
+from tasks.formal.groups.grokking import by_hand, character
+from tasks.formal.groups.modular_arithmetic import ModularArithmetic, table
+from tasks.formal.groups.representations import (
     character_tensor,
     dissect,
     irreducibles,
@@ -23,6 +22,7 @@ from tasks.formal.representations import (
     projected,
     span_share,
 )
+from tasks.formal.groups.tables import FAMILIES, OPERATIONS, GroupTable, group, group_table_cpu, group_table_full
 
 # dimensions of the complex irreducible representations, from the character tables
 DIMENSIONS = {

@@ -38,8 +38,8 @@ from lm.train import build_net, fit, init_state, make_step, parts_of, prepare
 from lm.transforms import ema, grow, index_map, preserved, stages_from, stages_of
 from lm.transforms.stacking import stage_lengths
 from lm.transforms.wrap import is_stacked, map_paths
-from tasks.formal.flip_flop import FlipFlop
-from tasks.formal.modular_arithmetic import ModularArithmetic
+from tasks.formal.flip_flop.language import FlipFlop
+from tasks.formal.groups.modular_arithmetic import ModularArithmetic
 from tasks.vision.digits import Digits
 
 ROOT = Path(__file__).parent.parent

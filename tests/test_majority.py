@@ -35,7 +35,7 @@ from lm.train import build_net, init_state, make_step, parts_of, repeat
 from lm.transforms import ema, majority, wrap
 from lm.transforms.wrap import is_stacked, map_paths
 from lm.types import Batch
-from tasks.formal.modular_arithmetic import ModularArithmetic
+from tasks.formal.groups.modular_arithmetic import ModularArithmetic
 
 B, L, V = 4, 6, 11
 DECODER = Decoder(vocabulary=V, depth=2, width=16, heads=2, dropout=0.1, unroll=False, positions=NoPositions())

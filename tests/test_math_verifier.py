@@ -22,7 +22,7 @@ from lm.strict import ConfigError, override
 from lm.train import fit
 from lm.transforms import value_row
 from lm.types import Batch, Outputs
-from tasks.formal.flip_flop import flip_flop_cpu
+from tasks.formal.flip_flop.language import flip_flop_cpu
 from tasks.math.duo import Duo, Sampling, questions, run_duo
 from tasks.math.graded import Candidate, Graded, Question, distinct, keep, kept, read_graded, shares
 from tasks.math.interpreter import Outcome

@@ -14,12 +14,12 @@ from lm.losses import hinge
 from lm.models import build
 from lm.strict import ConfigError, override
 from lm.types import Batch
-from tasks.formal.parity import SparseParity, sparse_parity_cpu
-from tasks.formal.parity_study import ERROR, FULL, STARTS, Grid, frontier, grid_figures, pictures, race
-from tasks.formal.recurrent_convolution_study import eliminate
-from tasks.formal.tabular import LOADERS, learner, perceptron, split_table
-from tasks.formal.tabular_study import pictures as tabular_pictures
-from tasks.formal.tabular_study import trees, wins
+from tasks.formal.parity.rcnn_study import eliminate
+from tasks.formal.parity.sparse_parity import SparseParity, sparse_parity_cpu
+from tasks.formal.parity.study import ERROR, FULL, STARTS, Grid, frontier, grid_figures, pictures, race
+from tasks.formal.parity.tabular import LOADERS, learner, perceptron, split_table
+from tasks.formal.parity.tabular_study import pictures as tabular_pictures
+from tasks.formal.parity.tabular_study import trees, wins
 
 
 def cube(bits):
@@ -236,7 +236,7 @@ def test_perceptrons_learn_a_table_from_the_kept_rows_alone(start, monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn, of the extra tabular, is not installed")
     split = split_table("iris", 0.5, 0)
     config = replace(perceptron(split, STARTS[start]), first=64, width=16)
-    monkeypatch.setattr("tasks.formal.tabular.EPOCHS", 50)
+    monkeypatch.setattr("tasks.formal.parity.tabular.EPOCHS", 50)
     learn = learner(config, split)
     told = learn(split, jax.random.key(0))
     assert np.mean(told == split.answers_T) > 0.8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.types import Array
-from tasks.formal.recurrent_convolution import (
+from tasks.formal.parity.rcnn import (
     AND_NOT,
     CHANNELS,
     LAYERS,
@@ -25,7 +25,13 @@ from tasks.formal.recurrent_convolution import (
     sums,
     tick,
 )
-from tasks.formal.recurrent_convolution_study import eliminate, end_to_end_errors, memory_error, parity_errors, reduce
+from tasks.formal.parity.rcnn_study import (
+    eliminate,
+    end_to_end_errors,
+    memory_error,
+    parity_errors,
+    reduce,
+)
 
 RULE = compile_rule()
 

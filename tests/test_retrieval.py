@@ -12,9 +12,9 @@ from lm.losses import next_token
 from lm.models import build
 from lm.strict import ConfigError, override
 from tasks.build import permutation
-from tasks.formal.retrieval import Retrieval, retrieval_cpu
-from tasks.formal.retrieval_construction import construct, doubled
-from tasks.formal.retrieval_study import fewest_layers, pictures, run
+from tasks.formal.search.retrieval import Retrieval, retrieval_cpu
+from tasks.formal.search.retrieval_construction import construct, doubled
+from tasks.formal.search.retrieval_study import fewest_layers, pictures, run
 
 TASK = Retrieval()
 
@@ -117,9 +117,9 @@ def test_the_fewest_layers_grow_like_a_logarithm():
 
 def test_the_study_measures_what_it_claims_and_draws(tmp_path, monkeypatch):
     tiny = override(retrieval_cpu(), {"train.steps": 20, "train.batch_size": 4, "model.width": 8})
-    monkeypatch.setattr("tasks.formal.retrieval_study.retrieval_cpu", lambda: tiny)
-    monkeypatch.setattr("tasks.formal.retrieval_study.LOOKS", 2)
-    monkeypatch.setattr("tasks.formal.retrieval_study.ARMS", {"cpu": ((1, "all"), (1, "last"))})
+    monkeypatch.setattr("tasks.formal.search.retrieval_study.retrieval_cpu", lambda: tiny)
+    monkeypatch.setattr("tasks.formal.search.retrieval_study.LOOKS", 2)
+    monkeypatch.setattr("tasks.formal.search.retrieval_study.ARMS", {"cpu": ((1, "all"), (1, "last"))})
     figures = run(tmp_path, "cpu", 0)
     assert figures["hand_errors"] == figures["doubled_errors"] == 0
     assert figures["ask=all/layers=1/hop_1"] == figures["ask=all/layers=1/curve/hop_1/20"]

@@ -18,18 +18,18 @@ from lm.strict import ConfigError, from_json, to_json
 from tasks.arithmetic.addition import ZERO, Addition
 from tasks.arithmetic.sorting import ASKS, FIRST, Sorting
 from tasks.build import add_digits, below, concatenate, latest, numeral
-from tasks.formal.automata import Automaton
-from tasks.formal.boolean_functions import BooleanFunctions
-from tasks.formal.dyck import Dyck
-from tasks.formal.flip_flop import IGNORE, READ, WRITE, FlipFlop
-from tasks.formal.flip_flop_study import all_strings
-from tasks.formal.graph_search import GraphSearch
-from tasks.formal.grokking import by_hand, character, explained
-from tasks.formal.groups import GroupTable
-from tasks.formal.modular_arithmetic import OPERATIONS, ModularArithmetic, table
-from tasks.formal.parity import SparseParity
-from tasks.formal.retrieval import Retrieval
-from tasks.formal.unseen import Unseen
+from tasks.formal.automata.simulation import Automaton
+from tasks.formal.boolean.functions import BooleanFunctions
+from tasks.formal.boolean.unseen import Unseen
+from tasks.formal.dyck.brackets import Dyck
+from tasks.formal.flip_flop.language import IGNORE, READ, WRITE, FlipFlop
+from tasks.formal.flip_flop.study import all_strings
+from tasks.formal.groups.grokking import by_hand, character, explained
+from tasks.formal.groups.modular_arithmetic import OPERATIONS, ModularArithmetic, table
+from tasks.formal.groups.tables import GroupTable
+from tasks.formal.parity.sparse_parity import SparseParity
+from tasks.formal.search.graph_search import GraphSearch
+from tasks.formal.search.retrieval import Retrieval
 from tasks.mixture import TaskMixture
 from tasks.registry import EXPERIMENTS, KINDS, RECIPES, TASKS
 from tasks.task import Task

@@ -19,7 +19,7 @@ from lm.sweep import grid_points, run_sweep
 from lm.train import fit, init_state, make_step, repeat, stretches
 from lm.transforms import ema
 from lm.types import Source
-from tasks.formal.flip_flop import FlipFlop
+from tasks.formal.flip_flop.language import FlipFlop
 
 TASK = FlipFlop(length=16)
 RECIPE = Recipe(

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tasks.formal.unseen import Unseen, degrees, fourier, minimum_degree, profile, signs, targets
-from tasks.formal.unseen_study import CLOSED_FORMS, closed_form_error, diagonal_net, identities, random_features
+from tasks.formal.boolean.unseen import Unseen, degrees, fourier, minimum_degree, profile, signs, targets
+from tasks.formal.boolean.unseen_study import CLOSED_FORMS, closed_form_error, diagonal_net, identities, random_features
 
 
 def test_the_transform_is_its_own_inverse_and_keeps_squares():

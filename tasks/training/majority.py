@@ -22,7 +22,7 @@ from lm.config import (
 )
 from lm.evaluate import rate
 from lm.types import Array, Batch, Evaluation, Key, Net, Params, Source
-from tasks.formal.modular_arithmetic import ModularArithmetic
+from tasks.formal.groups.modular_arithmetic import ModularArithmetic
 from tasks.math.data import HELD_OUT, MathData, Row, document
 from tasks.math.grammar.generator import problem
 from tasks.math.tinygsm import TinyGSM

@@ -1,0 +1,1 @@
+"""Semiautomata: what follows them in few layers, by hand and by training."""

@@ -1,0 +1,1 @@
+"""Boolean functions, learned in a prompt or on a part of the cube."""

@@ -1,0 +1,1 @@
+"""Balanced brackets of bounded depth."""

@@ -1,0 +1,1 @@
+"""Flip-flop language: attention errs where recurrence does not."""

@@ -1,0 +1,1 @@
+"""Finite tables, understood long after they are memorised."""

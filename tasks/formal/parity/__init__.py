@@ -1,0 +1,1 @@
+"""Parities of a few hidden bits, and what learns them."""
