@@ -6,7 +6,7 @@ look-ahead: how many steps a breadth-first search takes until only branches to t
     >>> task = GraphSearch(inputs=24, longest=2)
     >>> example = task.sample(jax.random.key(2), 2)
     >>> print(task.render(example), "->", task.spell(example.targets[example.weights > 0]))
-    E 2 5 E 6 3 E 4 2 E 6 4 E 3 1 Q 6 1 P 6 -> 3
+    E 3 1 E 2 5 E 6 4 E 6 3 E 4 2 Q 6 1 P 6 -> 3
 
 Graphs are `balanced` (chains that ask for the look-ahead, and vertices attached to them at random), `star` (chains
 alone) or `naive` (every vertex has one to three parents among those before it), where the look-ahead is what comes,
@@ -101,14 +101,13 @@ class GraphSearch(Task):
         order_V = jnp.arange(vertices)
 
         count = jnp.sum(graph.edges)
-        # Edge number e is the place up to which e edges lie; past the last one, padding sorts to the front.
-        index_E = jnp.sum(jnp.cumsum(graph.edges.reshape(-1))[None] <= order_V[:, None], axis=1)
-        there_E = order_V < count
-        ranks_E = permutation(jnp.where(there_E, bits[1] | jnp.uint32(1 << 31), bits[1] >> 1))
+        # Slots without an edge come first; the others name edges in random order, by how many lie before them.
+        there_E = order_V >= vertices - count
+        number_E = permutation(jnp.where(there_E, bits[1] >> 1, bits[1] | jnp.uint32(1 << 31)))
+        index_E = jnp.sum(jnp.cumsum(graph.edges.reshape(-1))[None] <= number_E[:, None], axis=1)
         from_E, to_E = (jnp.take(names_V, i, mode="clip") for i in (index_E // vertices, index_E % vertices))
         edges_E3 = jnp.stack([jnp.full(vertices, mark["edge"]), from_E, to_E], axis=1)
         edges_E3 = jnp.where(there_E[:, None], edges_E3, mark["pad"])
-        edges_E3 = jnp.zeros_like(edges_E3).at[ranks_E].set(edges_E3)
 
         back_V, steps = walk_back(bits[5:], graph)
         steps = below(bits[2, 0], 1 + jnp.minimum(steps, self.inputs - 5 - 3 * count))

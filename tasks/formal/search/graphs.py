@@ -18,6 +18,7 @@ from lm.types import Array, Key
 from tasks.build import below, fraction
 
 MOST = 3  # parents of a vertex, and children of an attached one
+MORE = 5  # vertices beyond the shortest chains
 
 
 class Graph(NamedTuple):
@@ -33,8 +34,13 @@ def reachability(edges_VW: Array) -> Array:
     """Return which vertex is reached from which, each from itself, by squaring: paths double their length each time."""
     reach_VW = edges_VW | jnp.eye(edges_VW.shape[0], dtype=bool)
     for _ in range((edges_VW.shape[0] - 1).bit_length()):
-        reach_VW = reach_VW @ reach_VW
+        reach_VW = jnp.any(reach_VW[:, :, None] & reach_VW[None], axis=1)
     return reach_VW
+
+
+def union(which_V: Array, rows_VW: Array) -> Array:
+    """Return the union of the chosen rows, [W]: a product of booleans, without the slow matrix product of them."""
+    return jnp.any(which_V[:, None] & rows_VW, axis=0)
 
 
 def useful_children(graph: Graph) -> Array:
@@ -58,7 +64,7 @@ def look_ahead(graph: Graph) -> Array:
         done = done | ~jnp.any(astray_V)
         ahead = ahead + ~done
         done = done | frontier_V[graph.goal]
-        frontier_V, astray_V = (frontier_V @ graph.edges & ~seen_V, astray_V @ graph.edges & ~seen_V)
+        frontier_V, astray_V = (union(which_V, graph.edges) & ~seen_V for which_V in (frontier_V, astray_V))
         return frontier_V, astray_V, seen_V | frontier_V, ahead, done
 
     state = (frontier_V, astray_V, seen_V, jnp.int32(0), jnp.bool_(False))
@@ -78,7 +84,7 @@ def balanced(key: Key, ahead: Array, vertices: int, attach: Array | bool = True,
     length = jnp.maximum(ahead, 1)
     branches = jnp.where(ahead == 0, 1, 2 + below(bits[0], jnp.maximum((vertices - 1) // length - 1, 1)))
     core = length * branches + 1
-    count = core if chains_only else jnp.minimum(core + below(bits[1], 6), vertices)
+    count = core if chains_only else jnp.minimum(core + below(bits[1], MORE + 1), vertices)
     longer_J = (bits[3:] & 1).astype(bool) & (order_V > 0) & (order_V < branches)
     longer_J &= jnp.cumsum(longer_J) <= count - core
     lengths_J = jnp.where(order_V < branches, length, 0) + longer_J
@@ -104,30 +110,31 @@ def _attached(key: Key, graph: Graph, start: Array, stop: Array) -> Graph:
     """Attach vertices start..stop-1, each to up to three children and parents, more likely to those of high degree."""
     vertices = graph.edges.shape[0]
     order_V = jnp.arange(vertices)
-    bits = jax.random.bits(key, (vertices, 2, vertices + 1))
+    bits = jax.random.bits(key, (MORE, vertices + 1))
+    halves = jnp.stack([bits & 0xFFFF, bits >> 16], axis=1)  # one word decides of a child and of a parent
 
     def pick(bits_V: Array, weights_V: Array, allowed_V: Array, count: Array) -> Array:
-        """Choose by the order in which exponential clocks of these rates ring."""
-        rings_V = jnp.where(allowed_V, -jnp.log1p(-fraction(bits_V)) / weights_V, jnp.inf)
-        return allowed_V & (jnp.sum(rings_V[None] < rings_V[:, None], axis=1) < count)
+        """Choose by the order in which exponential clocks of these rates ring, of 16 bits each."""
+        rings_V = jnp.where(allowed_V, -jnp.log1p(-fraction(bits_V << 16)) / weights_V, jnp.inf)
+        same_VW = (rings_V[None] == rings_V[:, None]) & (order_V[None] < order_V[:, None])
+        return allowed_V & (jnp.sum((rings_V[None] < rings_V[:, None]) | same_VW, axis=1) < count)
 
-    def attach(vertex: Array, held: tuple[Array, Array]) -> tuple[Array, Array]:
-        edges_VW, reach_VW = held
+    def attach(number: Array, held: tuple[Array, Array]) -> tuple[Array, Array]:
+        (edges_VW, reach_VW), vertex = held, start + number
         weights_V = 0.5 + edges_VW.sum(axis=0) + edges_VW.sum(axis=1)
         here_V = order_V == vertex
-        active = (vertex >= start) & (vertex < stop)
-        children, parents = bits[vertex, :, -1]
+        children, parents = halves[number, :, -1] << 16
         children = below(children, MOST + 1)
         parents = jnp.where(children == 0, 1 + below(parents, MOST), below(parents, MOST + 1))
-        known_V = active & (order_V < vertex)
-        children_V = pick(bits[vertex, 0, :-1], weights_V, known_V, children)
-        behind_V = children_V @ reach_VW
-        parents_V = pick(bits[vertex, 1, :-1], weights_V, known_V & ~behind_V, parents)
+        known_V = (vertex < stop) & (order_V < vertex)
+        children_V = pick(halves[number, 0, :-1], weights_V, known_V, children)
+        behind_V = union(children_V, reach_VW)
+        parents_V = pick(halves[number, 1, :-1], weights_V, known_V & ~behind_V, parents)
         edges_VW |= (here_V[:, None] & children_V[None]) | (parents_V[:, None] & here_V[None])
-        reach_VW |= (reach_VW @ parents_V | here_V)[:, None] & (behind_V | here_V)[None]
+        reach_VW |= (union(parents_V, reach_VW.T) | here_V)[:, None] & (behind_V | here_V)[None]
         return edges_VW, reach_VW
 
-    edges_VW, reach_VW = jax.lax.fori_loop(0, vertices, attach, (graph.edges, graph.reach))
+    edges_VW, reach_VW = jax.lax.fori_loop(0, MORE, attach, (graph.edges, graph.reach))
     return graph._replace(edges=edges_VW, reach=reach_VW)
 
 
