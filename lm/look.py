@@ -21,7 +21,7 @@ from lm.report.svg import Series
 from lm.types import Array, Batch, Key, Params
 
 ATTENTION, HEADS = "blocks/attention/weights", "blocks/attention/heads"
-EMBEDDING, STREAM = "embedding", "blocks/stream"
+EMBEDDING, STREAM = "(embedding|input)", "blocks/stream"  # of tokens, or of numbers
 SHOWN = 32  # positions of an attention map; of a longer text the last ones
 
 
@@ -68,9 +68,10 @@ def probes(config: TransformerConfig, params: Params, batch: Batch, key: Key) ->
     """Return how well a linear map reads the last asked token off the embedding and off what each block hands on."""
     place_B = np.asarray(batch.weights).shape[1] - 1 - np.argmax(np.asarray(batch.weights)[:, ::-1] > 0, axis=1)
     rows_B = np.arange(len(place_B))
-    seen = observe(config, params, batch, f"^({EMBEDDING}|{STREAM})$")
+    (embedded_BLD,) = observe(config, params, batch, f"^{EMBEDDING}$").values()
+    stream_NBLD = observe(config, params, batch, f"^{STREAM}$")[STREAM]
     labels_B = batch.targets[rows_B, place_B]
-    return [linear_probe(x_BLD[rows_B, place_B], labels_B, key) for x_BLD in (seen[EMBEDDING], *seen[STREAM])]
+    return [linear_probe(x_BLD[rows_B, place_B], labels_B, key) for x_BLD in (embedded_BLD, *stream_NBLD)]
 
 
 def inside(config: TransformerConfig, params: Params, batch: Batch, key: Key) -> Inside:
@@ -140,5 +141,6 @@ def look(
     found = inside(config, params, batch, key)
     heads = found.lost_NH.shape[1]
     order = [divmod(int(i), heads) for i in np.argsort(-found.lost_NH, axis=None, kind="stable")[:maps]]
-    names = [name([int(token)]) for token in np.asarray(batch.inputs[0])]
+    tokens = np.asarray(batch.inputs[0])
+    names = [name([int(token)]) for token in tokens] if tokens.ndim == 1 else [str(i) for i in range(len(tokens))]
     return found, [*pictures_of(found), *attention_maps(config, params, batch, names, order)]

@@ -129,3 +129,12 @@ def test_looking_gives_heads_probes_and_the_maps_of_the_heads_worth_most():
     rows = np.array(pictures[2].values)
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
     assert not np.triu(rows, 1).any() and pictures[2].rows[0] == f"<{int(batch.inputs[0, 0])}>"
+
+
+def test_a_transformer_that_reads_numbers_can_be_looked_into():
+    config = TransformerConfig(vocabulary=2, depth=1, width=16, heads=2, inputs=3, tied=False)
+    x_BLE = jax.random.normal(jax.random.key(0), (32, 5, 3))
+    said_BL = (x_BLE[..., 0] > 0).astype(jnp.int32)
+    batch = Batch(x_BLE, said_BL, jnp.ones((32, 5)), jnp.broadcast_to(jnp.arange(5), (32, 5)), {})
+    found, pictures = look(config, build(config).init(jax.random.key(1)), batch, jax.random.key(2), str, maps=2)
+    assert len(found.probes) == 2 and pictures[-1].rows == ["0", "1", "2", "3", "4"]
