@@ -22,6 +22,7 @@ from lm.model_config import (  # noqa: F401 - all of them are handed on
     Positions,
     Randomised,
     ReaderConfig,
+    RecurrentConvolutionConfig,
     RelativeBias,
     ResNetConfig,
     RNNConfig,
@@ -259,7 +260,8 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, ResNetConfig, OptimizerConfig, TrainConfig, MeshConfig,
+        TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, RecurrentConvolutionConfig, ResNetConfig,
+        OptimizerConfig, TrainConfig, MeshConfig,
         NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,
         BlockScales, Looped, Growth, Recipe,
     )

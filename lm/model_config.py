@@ -182,6 +182,18 @@ class MLPConfig:
 
 
 @dataclass(frozen=True)
+class RecurrentConvolutionConfig:
+    """A convolution over the places of a text, iterated: its weights depend on neither place nor iteration."""
+
+    vocabulary: int = 2
+    width: int = 32
+    depth: int = 1  # no other is built: what is deep here is the iteration
+    reach: int = 3  # places that a convolution reads; odd
+    iterations: float = 0.5  # for each token of the text
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
 class ResNetConfig:
     """A residual network on images [H, W, channels], with one prediction an image.
 
@@ -224,4 +236,4 @@ RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
     }
 )
 
-ModelConfig = TransformerConfig | RNNConfig | ReaderConfig | MLPConfig | ResNetConfig
+ModelConfig = TransformerConfig | RNNConfig | ReaderConfig | MLPConfig | RecurrentConvolutionConfig | ResNetConfig

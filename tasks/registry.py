@@ -56,7 +56,7 @@ from tasks.formal.groups.grokking import GROKKING
 from tasks.formal.groups.modular_arithmetic import ModularArithmetic, modular_arithmetic_cpu, modular_arithmetic_full
 from tasks.formal.groups.study import GROUP_GROKKING
 from tasks.formal.groups.tables import GroupTable, group_table_cpu, group_table_full, group_text_full
-from tasks.formal.parity.rcnn_study import RCNN
+from tasks.formal.parity.rcnn_study import RCNN, recurrent_parity_cpu
 from tasks.formal.parity.sparse_parity import SparseParity, sparse_parity_cpu, sparse_parity_full
 from tasks.formal.parity.study import SPARSE_PARITY
 from tasks.formal.parity.tabular_study import TABULAR
@@ -162,6 +162,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             modular_arithmetic_full,
             sparse_parity_cpu,
             sparse_parity_full,
+            recurrent_parity_cpu,
             group_table_cpu,
             group_table_full,
             group_text_full,

@@ -1,4 +1,4 @@
-"""Laws of the recurrent convolution that learns parities: gates, locality, memory, elimination."""
+"""Laws of recurrent convolutions that learn parities, by hand and trained: gates, locality, memory, elimination."""
 
 import itertools
 
@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.types import Array
+from lm.config import RecurrentConvolutionConfig
+from lm.models import build
+from lm.strict import ConfigError
+from lm.types import Array, Batch
 from tasks.formal.parity.rcnn import (
     AND_NOT,
     CHANNELS,
@@ -177,3 +180,35 @@ def test_memory_and_rule_learn_together():
     for found, signs in zip(decode(recall(memory, jnp.asarray(test))), (test, points, labels), strict=True):
         np.testing.assert_array_equal(1 - 2 * found, signs)
     assert end_to_end_errors(rng) == 0
+
+
+def trained_like(length, seed=0):
+    """Return a learned net far from its start, and a batch of words of a length."""
+    config = RecurrentConvolutionConfig(vocabulary=2, width=8, iterations=0.25)
+    net = build(config)
+    params = jax.tree.map(lambda x: 2 * x, net.init(jax.random.key(1)))
+    words_BL = jax.random.bernoulli(jax.random.key(seed), 0.5, (3, length)).astype(jnp.int32)
+    return net, params, Batch(words_BL, words_BL, jnp.ones(words_BL.shape), words_BL, {})
+
+
+def test_a_learned_convolution_is_local_and_the_same_at_every_place():
+    _, params, batch = trained_like(40)
+    changed = batch._replace(inputs=batch.inputs.at[:, 20].set(1 - batch.inputs[:, 20]))
+    shifted = batch._replace(inputs=jnp.roll(batch.inputs, 5, axis=1))
+    for iterations, reach in ((1, 3), (2, 6)):  # three convolutions of three places each
+        apply = build(RecurrentConvolutionConfig(width=8, iterations=iterations / 40)).apply
+        logits = apply(params, batch).logits
+        moved = jnp.abs(apply(params, changed).logits - logits).max(axis=(0, 2)) > 0
+        assert moved[20 - reach : 21 + reach].any() and moved[20]
+        assert not moved[: 20 - reach].any() and not moved[21 + reach :].any()
+        np.testing.assert_allclose(apply(params, shifted).logits[:, 12:34], logits[:, 7:29], atol=1e-5)
+
+
+def test_a_learned_convolution_has_the_same_weights_for_every_length_and_iterates_longer():
+    net, params, _ = trained_like(8)
+    programs = [str(jax.make_jaxpr(net.apply)(params, trained_like(length)[2])) for length in (8, 40)]
+    assert ["length=2" in programs[0], "length=10" in programs[1]] == [True, True]
+    mistakes = (({"reach": 4}, "reach must be odd"), ({"iterations": 0.0}, "iterations must"), ({"depth": 2}, "be 1"))
+    for wrong, message in mistakes:
+        with pytest.raises(ConfigError, match=message):
+            build(RecurrentConvolutionConfig(**wrong))

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm.config import RESNETS, MLPConfig, ModelConfig, ReaderConfig, ResNetConfig, RNNConfig, TransformerConfig
+from lm.config import (
+    RESNETS,
+    MLPConfig,
+    ModelConfig,
+    ReaderConfig,
+    RecurrentConvolutionConfig,
+    ResNetConfig,
+    RNNConfig,
+    TransformerConfig,
+)
 from lm.models.attention import Attention, blocked_attention, causal_attention, plain_attention
 from lm.models.convolution import BatchNorm, Convolution, GroupNorm, convolve
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
@@ -18,6 +27,7 @@ from lm.models.majority import MajorityConv, MajorityDense
 from lm.models.mlp import MLP, mlp_net
 from lm.models.positions import Scheme, make_scheme, rotate
 from lm.models.reader import Reader, reader_net
+from lm.models.recurrent_convolution import RecurrentConvolution, recurrent_convolution_net
 from lm.models.resnet import ResNet, resnet_net
 from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
@@ -27,7 +37,7 @@ from lm.types import Net
 __all__ = [
     "build",
     # whole models
-    "MLP", "RNN", "Reader", "ResNet", "Transformer",
+    "MLP", "RNN", "Reader", "RecurrentConvolution", "ResNet", "Transformer",
     # layers
     "Attention", "BatchNorm", "Block", "Convolution", "Embedding", "FeedForward", "GroupNorm", "Norm", "Projection",
     "MajorityConv", "MajorityDense",
@@ -44,6 +54,7 @@ NETS: dict[type, Callable[[Any], Net]] = {
     RNNConfig: rnn_net,
     ReaderConfig: reader_net,
     MLPConfig: mlp_net,
+    RecurrentConvolutionConfig: recurrent_convolution_net,
     ResNetConfig: resnet_net,
 }
 
