@@ -108,7 +108,7 @@ class Retrieval(Task):
 def retrieval_cpu() -> Recipe:
     """Three layers of width 64 follow three hops through eight symbols, asked for all of them.
 
-    Musat 2025 in small. All three at 99.8 % or more with a seed that is not reported; two minutes on one CPU core.
+    Musat 2025 in small. Three hops right in 91, 96 and 95 % with three seeds; two minutes on one CPU core.
     python scripts/train.py retrieval_cpu
     """
     task = Retrieval()
