@@ -74,11 +74,6 @@ def probes(config: TransformerConfig, params: Params, batch: Batch, key: Key) ->
     return [linear_probe(x_BLD[rows_B, place_B], labels_B, key) for x_BLD in (embedded_BLD, *stream_NBLD)]
 
 
-def inside(config: TransformerConfig, params: Params, batch: Batch, key: Key) -> Inside:
-    """Return what each head is worth on a batch and what can be read off each depth."""
-    return Inside(*heads_taken_out(config, params, batch), probes(config, params, batch, key))
-
-
 def pictures_of(found: Inside) -> list[Picture]:
     """Return the heads' worth as a map, and the probes with their controls as curves over depth."""
     layers = range(1, len(found.lost_NH) + 1)
@@ -138,7 +133,7 @@ def look(
     config: TransformerConfig, params: Params, batch: Batch, key: Key, name: Callable[[list[int]], str], maps: int = 8
 ) -> tuple[Inside, list[Picture]]:
     """Return what is inside, and its pictures: heads, probes, and the attention maps of the heads worth most."""
-    found = inside(config, params, batch, key)
+    found = Inside(*heads_taken_out(config, params, batch), probes(config, params, batch, key))
     heads = found.lost_NH.shape[1]
     order = [divmod(int(i), heads) for i in np.argsort(-found.lost_NH, axis=None, kind="stable")[:maps]]
     tokens = np.asarray(batch.inputs[0])
