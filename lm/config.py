@@ -19,6 +19,7 @@ from lm.model_config import (  # noqa: F401 - all of them are handed on
     MLPConfig,
     ModelConfig,
     NoPositions,
+    PositionalConfig,
     Positions,
     Randomised,
     ReaderConfig,
@@ -260,7 +261,8 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, ReaderConfig, MLPConfig, RecurrentConvolutionConfig, ResNetConfig,
+        TransformerConfig, RNNConfig, ReaderConfig, PositionalConfig, MLPConfig,
+        RecurrentConvolutionConfig, ResNetConfig,
         OptimizerConfig, TrainConfig, MeshConfig,
         NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,
         BlockScales, Looped, Growth, Recipe,

@@ -160,6 +160,24 @@ class ReaderConfig:
 
 
 @dataclass(frozen=True)
+class PositionalConfig:
+    """Attention over a list of numbers whose weights depend on places alone, or its control (Back De Luca et al. 2025).
+
+    Every place has a query and a key of its own, so that the length of the list is fixed.
+    """
+
+    vocabulary: int = 1  # numbers that are predicted at each place
+    inputs: int = 1  # numbers that are read at each place
+    places: int = 9  # the numbers of the list and one to work in
+    attention: str = "positional"  # positional; by what stands there: standard, rotary
+    depth: int = 4
+    width: int = 64
+    heads: int = 2
+    feedforward: int = 64
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class MLPConfig:
     """Embedded (or raw, with vocabulary None) inputs, flattened, through equal hidden layers, to `outputs`.
 
@@ -236,4 +254,12 @@ RESNETS: Mapping[str, ResNetConfig] = MappingProxyType(
     }
 )
 
-ModelConfig = TransformerConfig | RNNConfig | ReaderConfig | MLPConfig | RecurrentConvolutionConfig | ResNetConfig
+ModelConfig = (
+    TransformerConfig
+    | RNNConfig
+    | ReaderConfig
+    | PositionalConfig
+    | MLPConfig
+    | RecurrentConvolutionConfig
+    | ResNetConfig
+)

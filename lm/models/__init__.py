@@ -14,6 +14,7 @@ from lm.config import (
     RESNETS,
     MLPConfig,
     ModelConfig,
+    PositionalConfig,
     ReaderConfig,
     RecurrentConvolutionConfig,
     ResNetConfig,
@@ -25,6 +26,7 @@ from lm.models.convolution import BatchNorm, Convolution, GroupNorm, convolve
 from lm.models.layers import Embedding, FeedForward, Norm, Projection
 from lm.models.majority import MajorityConv, MajorityDense
 from lm.models.mlp import MLP, mlp_net
+from lm.models.positional import Positional, positional_net
 from lm.models.positions import Scheme, make_scheme, rotate
 from lm.models.reader import Reader, reader_net
 from lm.models.recurrent_convolution import RecurrentConvolution, recurrent_convolution_net
@@ -37,7 +39,7 @@ from lm.types import Net
 __all__ = [
     "build",
     # whole models
-    "MLP", "RNN", "Reader", "RecurrentConvolution", "ResNet", "Transformer",
+    "MLP", "Positional", "RNN", "Reader", "RecurrentConvolution", "ResNet", "Transformer",
     # layers
     "Attention", "BatchNorm", "Block", "Convolution", "Embedding", "FeedForward", "GroupNorm", "Norm", "Projection",
     "MajorityConv", "MajorityDense",
@@ -53,6 +55,7 @@ NETS: dict[type, Callable[[Any], Net]] = {
     TransformerConfig: transformer_net,
     RNNConfig: rnn_net,
     ReaderConfig: reader_net,
+    PositionalConfig: positional_net,
     MLPConfig: mlp_net,
     RecurrentConvolutionConfig: recurrent_convolution_net,
     ResNetConfig: resnet_net,
