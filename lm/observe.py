@@ -112,5 +112,5 @@ def _flat_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _run(config: TransformerConfig, variables: Mapping[str, Any], batch: Batch, **settings: Any) -> Any:
     run: Callable[..., Any] = Transformer(resolve(config)).apply
-    found = run(variables, batch.inputs, batch.positions, batch.segments, **settings)
+    found = run(variables, batch.inputs, batch.positions, batch.segments, batch.groups, **settings)
     return found if settings else found[0]

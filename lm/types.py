@@ -26,7 +26,8 @@ class Example(NamedTuple):
 
     Targets are already shifted where the task is next-token. Weights are the loss mask: 0 where nothing is
     asked. Positions are data, not a model flag: [L], or [L, A] for tasks with several position axes.
-    Attention stays within a segment; segment 0 is padding and None means one segment without padding.
+    Attention stays within a segment; segment 0 is padding and None means one segment without padding. Within its
+    segment a token attends to its own group and to group 0; None means that all tokens are of one group.
     `info` is for scoring and rendering alone; no model reads it.
     """
 
@@ -36,6 +37,7 @@ class Example(NamedTuple):
     positions: Array
     info: dict[str, Array]
     segments: Array | None = None
+    groups: Array | None = None
 
 
 Batch = Example
@@ -99,13 +101,14 @@ class Net(NamedTuple):
     init(key) -> params
     apply(params, batch, key=None) -> Outputs; a key turns on what is random (dropout, redrawn positions), and a
     transformer's takes `attention=True`, which puts its attention into the outputs
-    cache(batch_size, length) -> Cache, or None where the model has no cached decoding
+    cache(batch_size, length) -> Cache, or None where the model has no cached decoding; a transformer's takes
+    `groups=True`, which keeps the groups of what it has seen
     extend(params, batch, cache) -> (Outputs of the new tokens, Cache): batch holds only the new tokens
     """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Outputs]
-    cache: Callable[[int, int], Cache] | None = None
+    cache: Callable[..., Cache] | None = None
     extend: Callable[[Params, Batch, Cache], tuple[Outputs, Cache]] | None = None
 
 

@@ -86,6 +86,10 @@ class TaskMixture(Task):
     def test_sizes(self) -> tuple[int, ...]:
         return self.main.test_sizes
 
+    @property
+    def test_count(self) -> int:
+        return self.main.test_count
+
     def weights(self, step: Array | int, steps: int) -> Array:
         """Return the probability of each task at a step, [tasks]; the same at all steps where there are no phases."""
         names = [name for name, _ in self.parts]
@@ -103,6 +107,8 @@ class TaskMixture(Task):
             _padded(task.draw(jax.random.fold_in(key_parts, number), batch_size), self.train_length, axis=1)
             for number, task in enumerate(self.tasks)
         ]
+        if any(part.groups is not None for part in drawn):
+            drawn = [part if part.groups is not None else _in_one_group(part) for part in drawn]
         chosen = jax.tree.map(lambda *rows: jnp.stack(rows)[which_B, jnp.arange(batch_size)], *drawn)
         return chosen._replace(info={"part": which_B})
 
@@ -146,6 +152,11 @@ class TaskMixture(Task):
             return Evaluation(metrics, slices, [example for each in found for example in each.examples])
 
         return super().source(recipe, folder)._replace(draw=draw, evaluate=evaluate)
+
+
+def _in_one_group(example: Example) -> Example:
+    """Return an example without groups as one whose tokens are all of group 0."""
+    return example._replace(groups=jnp.zeros_like(example.inputs))
 
 
 def _padded(example: Example, length: int, axis: int = 0) -> Example:

@@ -34,7 +34,7 @@ from lm.models.resnet import ResNet, resnet_net
 from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
 from lm.strict import ConfigError
-from lm.types import Net
+from lm.types import Batch, Net, Params
 
 __all__ = [
     "build",
@@ -66,4 +66,19 @@ def build(config: ModelConfig) -> Net:
     """Return the model of a configuration; one that makes no model is a ConfigError that names the field."""
     if type(config) not in NETS:
         raise ConfigError(f"model must be one of {', '.join(cls.__name__ for cls in NETS)}, got {config!r}")
-    return NETS[type(config)](config)
+    net = NETS[type(config)](config)
+    return net if isinstance(config, TransformerConfig) else _without_groups(net, type(config).__name__)
+
+
+def _without_groups(net: Net, name: str) -> Net:
+    """Return a net that refuses batches with groups: it has no causal attention that they could mask."""
+
+    def refusing(run: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(params: Params, batch: Batch, *arguments: Any, **settings: Any) -> Any:
+            if batch.groups is not None:
+                raise ConfigError(f"model {name} cannot read a batch with groups; they mask a TransformerConfig alone")
+            return run(params, batch, *arguments, **settings)
+
+        return checked
+
+    return net._replace(apply=refusing(net.apply), extend=None if net.extend is None else refusing(net.extend))

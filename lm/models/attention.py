@@ -34,10 +34,11 @@ class Past(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What all layers share in one call: positions [B, L] or [B, L, A], segments [B, L] or None, and the rest."""
+    """What all layers share in one call: positions [B, L] or [B, L, A], segments and groups [B, L] or None, the rest."""
 
     positions: Array
     segments: Array | None = None
+    groups: Array | None = None
     rotation: tuple[Array, Array] | None = None
     tables: Tables = None
     past: Past | None = None
@@ -50,42 +51,50 @@ def causal_attention(
     *,
     scale: float,
     segments_BL: Array | None = None,
+    groups_BL: Array | None = None,
     bias: Bias | None = None,
     window: int | None = None,
 ) -> Array:
     """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
 
-    With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks
+    With groups, only to those of the same group or of group 0. With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks
     that read only the keys they may see: half the work, and it stays in cache.
     """
     length = q_BHLh.shape[2]
     blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
     attend = blocked_attention if blocked else plain_attention
-    return attend(q_BHLh, k_BKLh, v_BKLh, scale=scale, segments_BL=segments_BL, bias=bias, window=window)
+    how: dict[str, Any] = {
+        "scale": scale,
+        "segments_BL": segments_BL,
+        "groups_BL": groups_BL,
+        "bias": bias,
+        "window": window,
+    }
+    return attend(q_BHLh, k_BKLh, v_BKLh, **how)
 
 
-def plain_attention(q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, window=None) -> Array:
+def plain_attention(q_BHLh, k_BKLh, v_BKLh, **how) -> Array:
     """Attend with all scores at once."""
-    return _attend_block(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), scale, segments_BL, bias, window)
+    return _attend_block(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), **how)
 
 
-def blocked_attention(
-    q_BHLh, k_BKLh, v_BKLh, *, scale, segments_BL=None, bias=None, window=None, block=QUERY_BLOCK
-) -> Array:
+def blocked_attention(q_BHLh, k_BKLh, v_BKLh, *, block: int = QUERY_BLOCK, **how) -> Array:
     """Attend in blocks of queries."""
     length = q_BHLh.shape[2]
     blocks = [slice(start, min(start + block, length)) for start in range(0, length, block)]
-    parts = [_attend_block(q_BHLh, k_BKLh, v_BKLh, rows, scale, segments_BL, bias, window) for rows in blocks]
+    parts = [_attend_block(q_BHLh, k_BKLh, v_BKLh, rows, **how) for rows in blocks]
     return jnp.concatenate(parts, axis=2)
 
 
-def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, scale, segments_BL, bias, window) -> Array:
+def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, **how) -> Array:
     """Attend from one block of queries to all keys that one of them may see."""
-    weights_BHQS, seen = _weigh_block(q_BHLh, k_BKLh, rows, scale, segments_BL, bias, window)
+    weights_BHQS, seen = _weigh_block(q_BHLh, k_BKLh, rows, **how)
     return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
 
 
-def _weigh_block(q_BHLh, k_BKLh, rows: slice, scale, segments_BL, bias, window) -> tuple[Array, slice]:
+def _weigh_block(
+    q_BHLh, k_BKLh, rows: slice, *, scale, segments_BL=None, groups_BL=None, bias=None, window=None
+) -> tuple[Array, slice]:
     """Return the attention of one block of queries, [B, H, Q, S], and the slice of the S keys that one may see."""
     seen = slice(0 if window is None else max(0, rows.start - window + 1), rows.stop)
     query_Q1, key_1S = jnp.arange(rows.start, rows.stop)[:, None], jnp.arange(seen.start, seen.stop)[None]
@@ -93,14 +102,15 @@ def _weigh_block(q_BHLh, k_BKLh, rows: slice, scale, segments_BL, bias, window) 
     allowed = allowed_QS[None, None]
     if segments_BL is not None:
         allowed = allowed & _same_segment(segments_BL[:, rows], segments_BL[:, seen])
+    if groups_BL is not None:
+        allowed = allowed & open_groups(groups_BL[:, rows], groups_BL[:, seen])
     scores_BHQS = _scores(q_BHLh[:, :, rows], k_BKLh[:, :, seen], scale)
     return _softmax(scores_BHQS, allowed, bias and bias(rows, seen)), seen
 
 
-def attention_weights(q_BHLh, k_BKLh, *, scale, segments_BL=None, bias=None, window=None) -> Array:
+def attention_weights(q_BHLh, k_BKLh, **how) -> Array:
     """Return the attention of each token to each, [B, H, L, L] in float32."""
-    rows = slice(0, q_BHLh.shape[2])
-    return _weigh_block(q_BHLh, k_BKLh, rows, scale, segments_BL, bias, window)[0]
+    return _weigh_block(q_BHLh, k_BKLh, slice(0, q_BHLh.shape[2]), **how)[0]
 
 
 def cached_attention(
@@ -141,6 +151,12 @@ def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int |
 def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
     """Return [B, 1, Q, S]. Padding, segment 0, sees padding: no row is empty and no real token sees it."""
     return queries_BQ[:, None, :, None] == keys_BS[:, None, None, :]
+
+
+def open_groups(queries_BQ: Array, keys_BS: Array) -> Array:
+    """Return which keys lie in the group of a query or in group 0, which is open to all: [B, 1, Q, S]."""
+    keys_B11S = keys_BS[:, None, None, :]
+    return (queries_BQ[:, None, :, None] == keys_B11S) | (keys_B11S == 0)
 
 
 def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:
@@ -219,6 +235,7 @@ class Attention(nn.Module):
             how: dict[str, Any] = {
                 "scale": self.scale,
                 "segments_BL": context.segments,
+                "groups_BL": context.groups,
                 "bias": lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
                 "window": self.window,
             }

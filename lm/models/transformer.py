@@ -40,7 +40,7 @@ import jax.numpy as jnp
 
 from lm.config import Learned, TransformerConfig
 from lm.models import layers
-from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask
+from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask, open_groups
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
@@ -174,6 +174,7 @@ class Transformer(nn.Module):
         inputs: Array,  # tokens [B, L], or numbers [B, L, inputs]
         positions: Array,
         segments_BL: Array | None = None,
+        groups_BL: Array | None = None,
         cache: Cache | None = None,
         deterministic: bool = True,
     ) -> tuple[Outputs, Cache | None]:
@@ -198,7 +199,7 @@ class Transformer(nn.Module):
             x_BLD = x_BLD + added_BLD.astype(dtype)
         x_BLD = nn.Dropout(config.embedding_dropout, deterministic=deterministic)(x_BLD)
 
-        context = Context(positions, segments_BL, scheme.rotation(positions, slots), tables)
+        context = Context(positions, segments_BL, groups_BL, scheme.rotation(positions, slots), tables)
         x_MD = x_BLD.reshape(batch * length, config.width)
         if cache is None:
             x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
@@ -248,9 +249,15 @@ def _look_back(context: Context, cache: Cache, window: int | None) -> tuple[Cont
     ids_BQ = context.positions.reshape(*context.positions.shape[:2], -1)[..., 0]
     segments_BQ = jnp.ones_like(ids_BQ) if context.segments is None else context.segments
     allowed = cache_mask(segments_BQ, cache.tokens["segments"], cache.index, window)
+    tokens = {"segments": segments_BQ, "positions": ids_BQ}
+    if "groups" in cache.tokens:
+        tokens["groups"] = jnp.zeros_like(ids_BQ) if context.groups is None else context.groups
+        groups_BT = jnp.concatenate([cache.tokens["groups"], tokens["groups"]], axis=1)
+        allowed = allowed & open_groups(tokens["groups"], groups_BT)
+    elif context.groups is not None:
+        raise ConfigError("tokens have groups, which this cache does not keep: it must be made with groups=True")
     positions_BT = jnp.concatenate([cache.tokens["positions"], ids_BQ], axis=1)
-    seen = context._replace(segments=segments_BQ, past=Past(allowed, positions_BT))
-    return seen, {"segments": segments_BQ, "positions": ids_BQ}
+    return context._replace(segments=segments_BQ, past=Past(allowed, positions_BT)), tokens
 
 
 def _extend_stack(config: Resolved, params: Params, x_MD: Array, cache: Cache, context: Context) -> tuple[Array, Any]:
@@ -300,7 +307,7 @@ def transformer_net(config: TransformerConfig) -> Net:
     def apply(params: Params, batch: Batch, key: Key | None = None, attention: bool = False) -> Outputs:
         names = ("dropout", "positions")
         rngs = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
-        arguments = (batch.inputs, batch.positions, batch.segments)
+        arguments = (batch.inputs, batch.positions, batch.segments, batch.groups)
         sown = ["intermediates"] if attention else False
         found = run({"params": params}, *arguments, deterministic=key is None, rngs=rngs, mutable=sown)
         if not attention:
@@ -308,18 +315,19 @@ def transformer_net(config: TransformerConfig) -> Net:
         (outputs, _), variables = found
         return outputs._replace(attention=variables["intermediates"]["blocks"]["attention"]["weights"][0])
 
-    def cache(batch_size: int, length: int) -> Cache:
+    def cache(batch_size: int, length: int, groups: bool = False) -> Cache:
+        kept = ("segments", "positions", "groups") if groups else ("segments", "positions")
         # One group of all layers for a loop, or a group a layer: XLA on CPU copies a layer to read it out of a group.
-        groups, depth = (resolved.depth, 1) if resolved.unroll else (1, resolved.depth)
+        parts, depth = (resolved.depth, 1) if resolved.unroll else (1, resolved.depth)
         layer = (depth, batch_size, resolved.kv_heads, length, resolved.head_width)
         dtype = jnp.dtype(resolved.dtype)
         return Cache(
-            layers=tuple((jnp.zeros(layer, dtype), jnp.zeros(layer, dtype)) for _ in range(groups)),
-            tokens={name: jnp.zeros((batch_size, length), jnp.int32) for name in ("segments", "positions")},
+            layers=tuple((jnp.zeros(layer, dtype), jnp.zeros(layer, dtype)) for _ in range(parts)),
+            tokens={name: jnp.zeros((batch_size, length), jnp.int32) for name in kept},
             index=jnp.zeros((), jnp.int32),
         )
 
     def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        return run({"params": params}, batch.inputs, batch.positions, batch.segments, cache)
+        return run({"params": params}, batch.inputs, batch.positions, batch.segments, batch.groups, cache)
 
     return Net(init, apply, cache, extend)
