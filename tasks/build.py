@@ -22,6 +22,15 @@ def below(bits: Array, limit: Array | int) -> Array:
     return ((upper + (lower >> 16)) >> 16).astype(jnp.int32)
 
 
+def below_large(bits: Array, limit: Array | int) -> Array:
+    """Return what `below` does for any limit <= 2 ** 24, a byte at a time and half as fast."""
+    limit = jnp.asarray(limit, jnp.uint32)
+    product = jnp.uint32(0)
+    for shift in (0, 8, 16, 24):
+        product = ((bits >> shift & 255) * limit + product) >> 8
+    return product.astype(jnp.int32)
+
+
 def permutation(bits_N: Array) -> Array:
     """Return a permutation of 0..N-1 out of 32 random bits an entry: their ranks, earlier entries first where equal.
 

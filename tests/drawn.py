@@ -29,6 +29,8 @@ DRAWN = {
     "addition": Addition(longest_train=4, longest_test=6, max_position=12),
     "addition random_start": Addition(longest_train=4, longest_test=6, scheme="random_start", max_position=40),
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),
+    "addition hinted": Addition(longest_train=4, longest_test=6, scheme="hinted", max_position=12),
+    "addition of four": Addition(longest_train=4, longest_test=6, max_position=12, operands=4),
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
     **{f"sorting, {ask}": Sorting(values=9, longest_train=5, longest_test=8, ask=ask) for ask in ASKS[1:]},
     "mixture": TaskMixture((("sort", Sorting(9, 5, 8)), ("fill", Sorting(9, 5, 8, "fill")))),

@@ -39,8 +39,8 @@ def test_flip_flop_by_hand_never_errs_and_needs_the_write_to_outdo_the_next_plac
 def test_one_coupled_layer_cannot_tell_the_operands_apart():
     # Both orders are the same set of (token, id) pairs, so no weights of one layer see a difference after '='.
     task = Addition(longest_train=6, longest_test=6)
-    a, b = (numeral(bits, 6) for bits in jax.random.bits(jax.random.key(1), (2, 6)))
-    orders = [task.write(a, b, 6, 3), task.write(b, a, 6, 3)]
+    pair = jax.vmap(numeral, (0, None))(jax.random.bits(jax.random.key(1), (2, 6)), 6)
+    orders = [task.write(pair, 6, 3), task.write(pair[::-1], 6, 3)]
     batch = jax.tree.map(lambda *x: jnp.stack(x), *orders)
     params = build(replace(MODEL, depth=2)).init(jax.random.key(0))
     difference = []

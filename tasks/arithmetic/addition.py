@@ -1,149 +1,123 @@
 """Addition of long numbers, digit by digit, with position ids that couple digits of the same significance.
 
-Cho et al. 2024 (arXiv 2405.20671), format of their code: both operands zero-padded to the longer one's n digits,
+Cho et al. 2024 (arXiv 2405.20671), format of their code: all operands zero-padded to the longest one's n digits,
 the sum to n + 1 digits and written units first, `$` at both ends. Loss on the sum and the last `$`. With coupled
-ids, the three digits of a significance carry one id, and `$` and padding carry 0. Training starts the ids at
-random, tests at 1.
+ids, the digits of a significance carry one id, all signs another, and `$` and padding carry 0. Training starts the
+ids at random, tests at 1.
 
     >>> task = Addition()
-    >>> example = task.write(jnp.array([3, 5, 6]), jnp.array([9, 4, 0]), size=3, start=4)
+    >>> example = task.write(jnp.array([[3, 5, 6], [9, 4, 0]]), size=3, start=4)
     >>> print(task.render(example), "->", task.spell(example.targets[example.weights > 0]))
     653+049= -> 2070$
     >>> print(*task.spell(example.inputs))
     $ 6 5 3 + 0 4 9 = 2 0 7 0
     >>> print(*example.positions)
     0 7 6 5 4 7 6 5 4 5 6 7 8
+
+Index hints write the same ids into the text.
+
+    >>> hinted = Addition(scheme="hinted", operands=3)
+    >>> example = hinted.write(jnp.array([[3, 5], [9, 0], [0, 4]]), size=2, start=4)
+    >>> print(hinted.render(example), "->", hinted.spell(example.targets[example.weights > 0]))
+    <6>5<5>3<4>+<6>0<5>9<4>+<6>4<5>0<4>= -> <5>2<6>0<7>1$
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lm.config import Learned, NoPositions, OptimizerConfig, Positions, Recipe, TrainConfig, TransformerConfig
-from lm.strict import ConfigError, require_choice
+from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.strict import ConfigError
 from lm.types import Array, Example, Key
-from tasks.build import add_digits, below, concatenate, numeral
-from tasks.task import Task, next_token
+from tasks.arithmetic.coupled import Coupled, arm
+from tasks.build import add_digits, below_large, concatenate, numeral
 
 PAD, END, ZERO, PLUS, EQUALS = 0, 2, 3, 13, 14  # END also begins; 1 is never used
-NAMES = "_?$0123456789+="
 
 
 @dataclass(frozen=True)
-class Addition(Task):
-    """Sums of numbers of up to `longest_train` digits, examined to `longest_test` digits.
+class Addition(Coupled):
+    """Sums of `operands` numbers of up to `longest_train` digits, examined to `longest_test` digits.
 
-    The size is n, the digits of the longer operand: in training the other is of any length up to n, in tests
-    both have n. Schemes of position ids, all within 0..max_position: `coupled`; `random_start`, consecutive
-    from a random start; `plain`, from 0.
+    The size is n, the digits of the longest operand: in training the others are of any length up to n, in tests
+    all have n.
     """
 
     name: ClassVar[str] = "addition"
     size_name: ClassVar[str] = "digits"
+    spellings: ClassVar[str] = "_?$0123456789+="
 
-    longest_train: int = 10
-    longest_test: int = 20
-    scheme: str = "coupled"  # coupled, random_start, plain
-    max_position: int = 42
+    operands: int = 2
 
     def __post_init__(self):
-        require_choice("task.scheme", self.scheme, ("coupled", "random_start", "plain"))
-        if not 1 <= self.longest_train <= self.longest_test:
-            raise ConfigError(
-                f"task.longest_train must be from 1 to task.longest_test {self.longest_test}, got {self.longest_train}"
-            )
-        if self.starts(self.longest_test) < 1:
-            raise ConfigError(
-                f"task.max_position must be at least {self.reach(self.longest_test) + 1} "
-                f"for {self.longest_test} digits, got {self.max_position}"
-            )
+        if not 2 <= self.operands <= 4:
+            raise ConfigError(f"task.operands must be from 2 to 4, got {self.operands}")
+        super().__post_init__()
 
-    @property
-    def vocabulary(self) -> int:
-        return len(NAMES)
+    def length(self, size: Array | int) -> Array | int:
+        return self.operands * (size + 1) + size + 3
 
-    @property
-    def max_length(self) -> int:
-        return 3 * self.longest_test + 4
-
-    @property
-    def train_length(self) -> int:
-        return 3 * self.longest_train + 4
-
-    @property
-    def train_sizes(self) -> tuple[int, int]:
-        return 1, self.longest_train
-
-    @property
-    def test_sizes(self) -> tuple[int, ...]:
-        step = max(1, self.longest_test // 20)
-        return tuple(range(step, self.longest_test + 1, step))
+    def couples(self, size: Array | int) -> Array | int:
+        return size + 2
 
     def draw_sizes(self, key: Key, batch_size: int) -> Array:
-        """Return the longer of two lengths that are uniform over the training range."""
-        return jnp.max(jax.random.randint(key, (batch_size, 2), 1, self.longest_train + 1), axis=1)
+        """Return the longest of as many lengths as there are operands, each uniform over the training range."""
+        return jnp.max(jax.random.randint(key, (batch_size, self.operands), 1, self.longest_train + 1), axis=1)
 
     def sample(self, key: Key, size: Array) -> Example:
-        bits = jax.random.bits(key, (2 * self.longest_train + 2,))
-        # of two lengths whose longer is n there are 2n - 1 pairs: (n, 1..n) and (1..n-1, n)
-        pair = below(bits[0], 2 * size - 1)
-        length_a = jnp.where(pair < size, size, pair - size + 1)
-        length_b = jnp.where(pair < size, pair + 1, size)
-        bits_a, bits_b = jnp.split(bits[2:], 2)
-        start = 1 + below(bits[1], self.starts(size))
-        return self.write(numeral(bits_a, length_a), numeral(bits_b, length_b), size, start)
+        bits = jax.random.bits(key, (self.operands * self.longest_train + 2,))
+        lengths_M = _lengths(bits[0], size, self.operands)
+        numbers_MW = jax.vmap(numeral)(bits[2:].reshape(self.operands, -1), lengths_M)
+        return self.write(numbers_MW, size, self.draw_start(bits[1], size))
 
     def sample_test(self, key: Key, size: Array) -> Example:
-        bits_a, bits_b = jax.random.bits(key, (2, self.longest_test))
-        return self.write(numeral(bits_a, size), numeral(bits_b, size), size, 1)
+        bits_MW = jax.random.bits(key, (self.operands, self.longest_test))
+        return self.write(jax.vmap(numeral, (0, None))(bits_MW, size), size, 1)
 
-    def write(self, a_W: Array, b_W: Array, size: Array | int, start: Array | int) -> Example:
-        """Write an addition of `size`-digit numbers, given by W digits from the units up, with ids from `start`."""
-        width = a_W.shape[0]
+    def write(self, numbers_MW: Array, size: Array | int, start: Array | int) -> Example:
+        """Write an addition of M `size`-digit numbers, given by W digits from the units up, with ids from `start`."""
+        count, width = numbers_MW.shape
+        slots = self.length(width)
+        order_T, equals = jnp.arange(slots), count * (size + 1)
         highest_first = size - 1 - jnp.arange(width)
-        parts = [
-            jnp.full(1, END),
-            ZERO + a_W[highest_first],
-            jnp.full(1, PLUS),
-            ZERO + b_W[highest_first],
-            jnp.full(1, EQUALS),
-            ZERO + add_digits(a_W, b_W),
-            jnp.full(1, END),
-        ]
-        tokens_T = concatenate(parts, [1, size, 1, size, 1, size + 1, 1], 3 * width + 5, padding=PAD)
-        order_T = jnp.arange(3 * width + 5)
-        asked_T = (order_T > 2 * size + 2) & (order_T <= 3 * size + 4)
-        return next_token(tokens_T, asked_T, self._ids(order_T, size, start), {"size": jnp.asarray(size)})
+        parts, lengths = [jnp.full(1, END)], [1]
+        for number_W in numbers_MW:
+            parts += [ZERO + number_W[highest_first], jnp.full(1, PLUS)]
+            lengths += [size, 1]
+        parts = [*parts[:-1], jnp.full(1, EQUALS), ZERO + _total(numbers_MW), jnp.full(1, END)]
+        tokens_T = concatenate(parts, [*lengths, size + 1, 1], slots, padding=PAD)
+        asked_T = (order_T > equals) & (order_T <= equals + size + 2)
+        # an operand and its sign count down to the sign's 1, the sum counts up from 2
+        offsets_T = jnp.where(order_T > equals, order_T - equals + 1, size + 1 - (order_T - 1) % (size + 1))
+        offsets_T = jnp.where((order_T > 0) & (order_T <= equals + size + 1), offsets_T, 0)
+        return self.lay_out(tokens_T, asked_T, offsets_T, start, {"size": jnp.asarray(size)})
 
-    def _ids(self, order_T: Array, size: Array | int, start: Array | int) -> Array:
-        written_T = order_T <= 3 * size + 3
-        if self.scheme == "plain":
-            return jnp.where(written_T, order_T, 0)
-        if self.scheme == "random_start":
-            return jnp.where(written_T, start + order_T, 0)
-        plus, equals = size + 1, 2 * size + 2
-        distance_T = jnp.where(order_T <= plus, plus - order_T, jnp.abs(order_T - equals))
-        return jnp.where(written_T & (order_T > 0), start + distance_T, 0)
 
-    def reach(self, size: Array | int) -> Array | int:
-        """Return the largest id minus the start."""
-        return size + 1 if self.scheme == "coupled" else 3 * size + 3
+def _lengths(bits: Array, longest: Array, count: int) -> Array:
+    """Return `count` lengths, uniform over the tuples whose greatest length is `longest`."""
+    index, reached, lengths = below_large(bits, longest**count - (longest - 1) ** count), False, []
+    for rest in reversed(range(count)):
+        free = longest**rest  # ways to go on once the greatest length is reached
+        bound = jnp.maximum(free - (longest - 1) ** rest, 1)  # and before
+        reaches = ~reached & (index < free)
+        index = jnp.where(reached | reaches, index, index - free)
+        ways = jnp.where(reached, free, bound)
+        lengths.append(jnp.where(reaches, longest, index // ways + 1))
+        index = jnp.where(reaches, index, index % ways)
+        reached = reached | reaches
+    return jnp.stack(lengths)
 
-    def starts(self, size: Array | int) -> Array | int:
-        """Return the number of starts that keep every id within 1..max_position."""
-        return self.max_position - self.reach(size)
 
-    def render(self, example: Example) -> str:
-        return self.spell(np.asarray(example.inputs)[1 : 2 * int(example.info["size"]) + 3])
-
-    def spell(self, tokens: Sequence[int]) -> str:
-        return "".join(NAMES[t] for t in tokens)
+def _total(numbers_MW: Array) -> Array:
+    """Return the W + 1 digits of the sum of up to ten numbers, units first."""
+    total = add_digits(*numbers_MW[:2])
+    for number_W in numbers_MW[2:]:
+        total = add_digits(total, jnp.pad(number_W, (0, 1)))[:-1]
+    return total
 
 
 def addition_cpu() -> Recipe:
@@ -181,7 +155,7 @@ def addition_plain_cpu() -> Recipe:
     Cho et al. 2024, the NoPE baseline. Expected exact match 0 at every length. About 110 s on one CPU core.
     python scripts/train.py addition_plain_cpu
     """
-    return _baseline("plain", NoPositions())
+    return replace(arm(addition_cpu(), "no_positions"), name="addition_plain_cpu")
 
 
 def addition_random_start_cpu() -> Recipe:
@@ -190,13 +164,7 @@ def addition_random_start_cpu() -> Recipe:
     Cho et al. 2024, the random-start APE baseline. Expected exact match 0 at 12 digits. About 110 s on one CPU core.
     python scripts/train.py addition_random_start_cpu
     """
-    return _baseline("random_start", Learned(rows=76))
-
-
-def _baseline(scheme: str, positions: Positions) -> Recipe:
-    coupled = addition_cpu()
-    task, model = Addition(scheme=scheme, max_position=75), replace(coupled.model, positions=positions)
-    return replace(coupled, name=f"addition_{scheme}_cpu", task=task, model=model)
+    return replace(arm(addition_cpu(), "random_start"), name="addition_random_start_cpu")
 
 
 def addition_full() -> Recipe:

@@ -39,7 +39,7 @@ def long_sums(count: int, start: Array | int) -> Batch:
     bits = jax.random.bits(jax.random.key(0), (count, 2, digits))
     drawn = jax.vmap(jax.vmap(lambda bits_W: numeral(bits_W, digits)))(bits)
     carries = jnp.zeros((1, 2, digits), jnp.int32).at[0, 0].set(9).at[0, 1, 0].set(1)
-    return jax.vmap(lambda pair: LONG.write(*pair, digits, start))(jnp.concatenate([carries, drawn]))
+    return jax.vmap(lambda pair: LONG.write(pair, digits, start))(jnp.concatenate([carries, drawn]))
 
 
 def construction_exact_match(count: int, sharpness: float = 20.0) -> float:
