@@ -120,7 +120,8 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
 def others(result: Mapping[str, Any]) -> str:
     """Return the figures that no claim names: as one line, as a table that opens, or where they stand."""
     claimed = {claim["metric"] for claim in result["claims"]}
-    rest = {metric: each for metric, each in result["figures"].items() if metric not in claimed}
+    named = ("longest/", "trained/")  # these stand in the table of lengths
+    rest = {m: each for m, each in result["figures"].items() if m not in claimed and not m.startswith(named)}
     if len(rest) <= FEW:
         shown = ", ".join(f"{metric} {statistics.median(each):.4g}" for metric, each in rest.items())
         return f"Also measured (medians): {shown}." if rest else ""
@@ -131,12 +132,33 @@ def others(result: Mapping[str, Any]) -> str:
     return f"<details><summary>{len(rest)} more figures</summary>\n\n{head}" + "\n".join(rows) + "\n\n</details>"
 
 
+def lengths(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far each task is solved under each scheme, from the figures `longest/TASK/SCHEME`; "" without any."""
+    rows = []
+    for result in results:
+        arms: dict[str, list[tuple[float, str]]] = {}
+        for metric, each in result["figures"].items():
+            if metric.startswith("longest/"):
+                _, task, arm = metric.split("/", 2)
+                middle, low, high = statistics.median(each), min(each), max(each)
+                spread = f" ({low:g} to {high:g})" if low < high else ""
+                arms.setdefault(task, []).append((middle, f"{arm.replace('_', ' ')} **{middle:g}**{spread}"))
+        for task, found in arms.items():
+            reached = " · ".join(said for _, said in sorted(found, key=lambda arm: -arm[0]))
+            trained = max(result["figures"][f"trained/{task}"])
+            rows.append(f"| {task} | `{result['name']}` | {trained:g} | {reached} |\n")
+    about = "The largest size up to which every size examined has 95 % exact match: median (and range) over the seeds."
+    head = f"\n## Length generalisation\n\n{about}\n\n| task | experiment | trained to | solved up to |\n"
+    return f"{head}|---|---|---|---|\n{''.join(rows)}" if rows else ""
+
+
 def render(folder: Path) -> str:
     """Return the page of all the results in a folder."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     passed = [claim["passed"] for result in results for claim in result["claims"]]
     page = f"# Results\n\n{sum(passed)} of {len(passed)} claims hold. "
     page += "`scripts/reproduce.py` and `scripts/bench.py` write this page.\n"
+    page += lengths(results)
     for result in results:
         where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
         page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"

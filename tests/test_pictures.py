@@ -31,6 +31,7 @@ PICTURES = {
     "flat": HeatMap("Flat", [[0.0]]),
     "cloud": CLOUD,
     "interval": Lines("I", (Series("a", [0, 1], [0.1, 0.2], [0.0, 0.1], [0.2, 0.3]),), "x", "y", percent=True),
+    "trained": Lines("T", (Series("a", [2, 5], [0.1, 0.2]),), "x", "y", shaded=(1, 3)),
 }
 
 

@@ -29,6 +29,7 @@ REDUCED = {
     "prepare_data.py tinygsm_cpu": "--data.problems 100 --task.test_count 2",
     "train.py tinygsm_cpu": f"{TINY} --model.depth 1 --data.problems 100 --task.test_count 2",
     "train.py tinygsm_grown_cpu": f"{TINY} --train.steps 6 --data.problems 100 --task.test_count 2",
+    "lengths.py sorting_cpu": f"{TINY} --task.longest_train 3 --task.longest_test 6",
     "sweep.py flip_flop_cpu": f"{TINY} --task.length 16",
 }
 

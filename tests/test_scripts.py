@@ -3,14 +3,12 @@
 import dataclasses
 import importlib
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lm.exits import main_guard
 from scripts.results import judge, render
 from tasks.task import Claim, Experiment
 
@@ -20,20 +18,6 @@ TINY = (
     "flip_flop_cpu --task.length 16 --model.width 16 --train.steps 4 "
     "--train.batch_size 4 --train.steps_per_dispatch 2 --train.log_every 2 --train.save_every 2"
 )
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Return a function (script, command line) -> (exit code, stdout, stderr) that runs a script in this process."""
-
-    def run(script, line):
-        monkeypatch.setattr(sys, "argv", [f"scripts/{script}.py", *shlex.split(line)])
-        with pytest.raises(SystemExit) as end:
-            main_guard(importlib.import_module(f"scripts.{script}").main)
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,10 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Lines:
-    """Several curves over one axis, or clouds of points where they are not `joined`."""
+    """Several curves over one axis, or clouds of points where they are not `joined`.
+
+    `shaded` is the range of x that was trained on.
+    """
 
     title: str
     series: Sequence[Series]
@@ -58,6 +61,7 @@ class Lines:
     log_x: bool = False
     percent: bool = False
     joined: bool = True
+    shaded: tuple[float, float] | None = None
     caption: str = ""
 
 
@@ -78,8 +82,8 @@ def draw(picture: Picture) -> str:
             percent=picture.percent,
             label=picture.title,
         )
-    settings = {name: getattr(picture, name) for name in ("x_label", "y_label", "log", "log_x", "percent", "joined")}
-    return line_chart(picture.series, **settings)
+    names = ("x_label", "y_label", "log", "log_x", "percent", "joined", "shaded")
+    return line_chart(picture.series, **{name: getattr(picture, name) for name in names})
 
 
 def to_json(picture: Picture) -> dict[str, Any]:
