@@ -19,6 +19,7 @@ from lm.report.svg import Series
 from lm.strict import ConfigError, override, require_choice
 from lm.train import fit
 from lm.types import Evaluation
+from tasks.arithmetic.coupled import ARMS, Coupled, arm
 
 HELD = 0.95  # exact match at which a length counts as solved
 
@@ -35,14 +36,22 @@ SCHEMES = ("learned", *PLAIN, "randomised")
 
 
 def with_scheme(recipe: Recipe, scheme: str) -> Recipe:
-    """Return a recipe of a transformer with another of SCHEMES; learned rows, or ids to draw from, reach all tests."""
-    require_choice("scheme", scheme, SCHEMES)
+    """Return a recipe of a transformer with another of SCHEMES, or, where ids may be coupled, of their arms.
+
+    Learned rows, and ids to draw from, reach the longest test.
+    """
+    coupled = isinstance(recipe.task, Coupled)
+    own = ("coupled", *ARMS) if coupled else ()
+    require_choice("scheme", scheme, tuple(dict.fromkeys((*own, *SCHEMES))))
     if not hasattr(recipe.model, "positions"):
         raise ConfigError(f"{recipe.name} trains a {type(recipe.model).__name__}, which has no positions to choose")
-    longest = recipe.task.max_length
+    if scheme in own:
+        return arm(recipe, scheme)
+    task = replace(recipe.task, scheme="plain") if coupled else recipe.task
+    longest = task.max_length
     drawn: dict[str, Positions] = {"learned": Learned(rows=longest), "randomised": Randomised(longest=2 * longest)}
-    positions = (drawn | PLAIN)[scheme]
-    return replace(recipe, name=f"{recipe.name}_{scheme}", model=replace(recipe.model, positions=positions))
+    model = replace(recipe.model, positions=(drawn | PLAIN)[scheme])
+    return replace(recipe, name=f"{recipe.name}_{scheme}", task=task, model=model)
 
 
 def by_size(evaluation: Evaluation, size_name: str, metric: str = "exact_match") -> dict[int, float]:
@@ -85,12 +94,12 @@ def accuracy_picture(
 ) -> Lines:
     """Draw accuracy by size, one curve an arm: the median over the seeds and, from three seeds on, its quartiles."""
     curves = []
-    for arm in arms:
-        start = f"{prefix}{arm}@"
-        sizes = sorted(int(name.removeprefix(start)) for name in measured if name.startswith(start))
+    for name in arms:
+        start = f"{prefix}{name}@"
+        sizes = sorted(int(metric.removeprefix(start)) for metric in measured if metric.startswith(start))
         each = [measured[f"{start}{size}"] for size in sizes]
         lower, middle, upper = zip(*map(_quartiles, each), strict=True)
-        curves.append(Series(arm.replace("_", " "), sizes, middle, lower, upper))
+        curves.append(Series(name.replace("_", " "), sizes, middle, lower, upper))
     caption = "Median over the seeds; the whiskers are quartiles."
     return Lines(title, curves, size_name, "exact match", percent=True, shaded=trained, caption=caption)
 

@@ -10,6 +10,8 @@ from lm.models import build
 from lm.report.pictures import draw
 from lm.strict import ConfigError, override
 from scripts.results import lengths
+from tasks.arithmetic.addition import Addition, addition_cpu
+from tasks.arithmetic.coupled import ARMS
 from tasks.arithmetic.sorting import Sorting, sorting_cpu
 from tasks.lengths import SCHEMES, accuracy_picture, figures, longest, with_scheme
 
@@ -27,9 +29,13 @@ def test_a_length_counts_where_every_shorter_one_is_solved_too(accuracies, size)
     assert longest(accuracies) == size
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_serves_the_longest_test(scheme):
-    recipe = with_scheme(SMALL, scheme)
+SUMS = override(addition_cpu(), {"task": Addition(longest_train=3, longest_test=6, max_position=12)})
+SERVED = [(SMALL, s) for s in SCHEMES] + [(SUMS, s) for s in dict.fromkeys(("coupled", *ARMS, *SCHEMES))]
+
+
+@pytest.mark.parametrize(("recipe", "scheme"), SERVED, ids=[f"{r.name} {s}" for r, s in SERVED])
+def test_every_scheme_serves_the_longest_test(recipe, scheme):
+    recipe = with_scheme(recipe, scheme)
     example = recipe.task.sample_test(jax.random.key(0), 6)
     batch = jax.tree.map(lambda x: x[None], example)
     net = build(recipe.model)
