@@ -144,12 +144,15 @@ def hinge(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key 
 
 
 def squared(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
-    """Return the weighted mean square by which the number said differs from `batch.info["values"]` [B, L].
+    """Return the weighted mean square by which the numbers said differ from those asked for.
 
-    The number is the logit of class 1 beyond that of class 0, as in the hinge loss.
+    A net says its one output, or the logit of class 1 beyond that of class 0, as in the hinge loss. Asked for are the
+    targets where they are real; where they are classes, `batch.info["values"]` [B, L].
     """
-    logits_BLV = apply(params, batch, key).logits
-    errors_BL = logits_BLV[..., 1] - logits_BLV[..., 0] - batch.info["values"]
+    said_BLV = apply(params, batch, key).logits
+    said_BL = said_BLV[..., 0] if said_BLV.shape[-1] == 1 else said_BLV[..., 1] - said_BLV[..., 0]
+    real = jnp.issubdtype(batch.targets.dtype, jnp.floating)
+    errors_BL = said_BL - (batch.targets if real else batch.info["values"])
     count, total = jnp.sum(batch.weights), jnp.sum(jnp.square(errors_BL) * batch.weights)
     return total / jnp.maximum(count, 1e-9), {"loss": Mean(total, count)}
 

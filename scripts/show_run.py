@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
                 print(f"{name}:\n{textwrap.indent(text, '    ')}" if "\n" in text else f"{name}: {text}")
         print()
     for name, rate in summary["metrics"].items():
-        form, unit = (".3f", f" {rate['unit']}") if "unit" in rate else (".1%", "")
+        form, unit = (".4g", f" {rate['unit']}") if "unit" in rate else (".1%", "")
         value, low, high = (format(rate[part], form) for part in ("value", "low", "high"))
         print(f"{name}: {value}{unit} (95 % interval {low} to {high}, n = {rate['count']:,})")
     print(f"report: {folder / 'report.html'}")

@@ -15,7 +15,9 @@ from tasks.arithmetic.addition import (
     addition_plain_cpu,
     addition_random_start_cpu,
 )
+from tasks.arithmetic.aggregates import Aggregates, aggregates_cpu, aggregates_full
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
+from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
 from tasks.formal.automata.depth_study import AUTOMATA_DEPTH, automaton_table_cpu
 from tasks.formal.automata.simulation import (
@@ -123,6 +125,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Retrieval,
             Addition,
             Sorting,
+            Aggregates,
             TaskMixture,
             TinyGSM,
             Verifier,
@@ -183,6 +186,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             sorting_cpu,
             sorting_hinted_cpu,
             sorting_full,
+            aggregates_cpu,
+            aggregates_full,
             tinygsm_cpu,
             tinygsm_grown_cpu,
             tinygsm_varied_cpu,
@@ -220,6 +225,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             UNSEEN,
             POSITION_COUPLING,
+            POSITIONAL_ATTENTION,
             GROKKING,
             GROUP_GROKKING,
             SPARSE_PARITY,

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm.exits import UserError
-from lm.types import Array, Batch, Evaluation, Example, Key, Mean, Net, Params, Source
+from lm.types import Array, Batch, Evaluation, Example, Key, Mean, Net, Outputs, Params, Source
 
 if TYPE_CHECKING:
     from lm.report.pictures import Picture
@@ -37,6 +38,7 @@ class Task:
 
     name: ClassVar[str]
     size_name: ClassVar[str] = "size"  # what the size counts: digits, numbers, steps
+    units: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of figures that are means of numbers, no proportions
 
     @property
     def vocabulary(self) -> int:
@@ -77,6 +79,10 @@ class Task:
     def test_example(self, key: Key, index: Array, size: Array) -> Example:
         """Return test example number `index` of this size; a task with a finite test set looks it up."""
         return self.sample_test(jax.random.fold_in(key, index), size)
+
+    def predict(self, outputs: Outputs) -> Array:
+        """Return what `score` grades at each position, [B, L]: the likeliest token, unless it asks for numbers."""
+        return jnp.argmax(outputs.logits, axis=-1)
 
     def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
         """Grade one prediction per position; `exact_match` is 1 where every asked position is right.

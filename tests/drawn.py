@@ -1,6 +1,7 @@
 """The table of tasks over whose every entry the laws of `test_tasks.py` run: small settings, one line each."""
 
 from tasks.arithmetic.addition import Addition
+from tasks.arithmetic.aggregates import Aggregates
 from tasks.arithmetic.sorting import ASKS, Sorting
 from tasks.formal.automata.simulation import Automaton
 from tasks.formal.boolean.functions import BooleanFunctions
@@ -34,6 +35,8 @@ DRAWN = {
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
     **{f"sorting, {ask}": Sorting(values=9, longest_train=5, longest_test=8, ask=ask) for ask in ASKS[1:]},
     "mixture": TaskMixture((("sort", Sorting(9, 5, 8)), ("fill", Sorting(9, 5, 8, "fill")))),
+    "aggregates": Aggregates(numbers=5, largest_scale=4),
+    "aggregates, medians": Aggregates("median", numbers=6, largest_scale=3),
     "digits": Digits(),
     "digits altered": Digits(train_count=100, label_noise=0.5, augment=Augment(shift=2, flip=True, cutout=3)),
     "automaton": Automaton(length=20, longest=30),

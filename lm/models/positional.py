@@ -2,16 +2,16 @@
 
 Queries and keys read the one-hot places, so that all inputs share one map a head. What was read stands beside what was
 there, and a perceptron takes both: no residual sum, no norm, no causal mask. The control is the same network, but its
-queries and keys read the stream, and its encoder is also told the places. Parameters by path (A numbers at each of the
+queries and keys read the stream, and its input is also told the places. Parameters by path (A numbers at each of the
 L places, heads of width L):
 
-    encoder/kernel, bias           [A, D]          [A + L, D] in the control
+    input/kernel, bias             [A, D]          [A + L, D] in the control
     blocks/query, key /kernel      [N, L, H L]     [N, D, H L] in the control
     blocks/value/kernel            [N, D, H L]
     blocks/output/kernel           [N, H L, D]
     blocks/up/kernel, bias         [N, 2 D, F]
     blocks/down/kernel, bias       [N, F, D]
-    decoder/kernel, bias           [D, vocabulary]
+    head/kernel, bias              [D, vocabulary]
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class Positional(nn.Module):
         if config.attention != "positional":
             told_BLL = jnp.broadcast_to(jnp.eye(places), (batch, places, places))
             inputs_BLA = jnp.concatenate([inputs_BLA, told_BLL], axis=2)
-        x_MD = Linear(config.width, True, dtype, name="encoder")(inputs_BLA.reshape(batch * places, -1))
+        x_MD = Linear(config.width, True, dtype, name="input")(inputs_BLA.reshape(batch * places, -1))
         layers = stacked(Layer, config.depth, unrolled(config.depth), nn.broadcast)(config, name="blocks")
         x_BLD, weights = layers(x_MD.reshape(batch, places, -1), rotation)
-        said_MV = Linear(config.vocabulary, True, dtype, name="decoder")(x_BLD.reshape(len(x_MD), -1))
+        said_MV = Linear(config.vocabulary, True, dtype, name="head")(x_BLD.reshape(len(x_MD), -1))
         return Outputs(said_MV.reshape(batch, places, -1)), weights
 
 

@@ -180,21 +180,32 @@ def _slices(summary: Mapping[str, Any]) -> str:
 
 
 def _slice_charts(slicing: str, metrics: list[str], parts: Mapping[str, Any], trained: list[float] | None) -> list[str]:
-    """Return one chart with a line a metric where the parts are numbers, else bars, a chart a metric."""
+    """Return charts with a line a metric, one for each unit, where the parts are numbers, else bars, a chart a metric.
+
+    Bars are for proportions; means stand in the table alone.
+    """
     columns = {m: {part: rates[m] for part, rates in parts.items() if m in rates} for m in metrics}
+    units = {m: next(iter(rates.values())).get("unit", "") for m, rates in columns.items()}
     if not (all(_is_number(part) for part in parts) and len(parts) > 2):
         bars = {
             m: bar_chart(list(rates), *([r[name] for r in rates.values()] for name in ("value", "low", "high")))
             for m, rates in columns.items()
+            if not units[m]
         }
         return [f"<div><h3>{escape(_words(m))}</h3>{bar}</div>" for m, bar in bars.items()]
-    series = []
-    for m, rates in columns.items():
-        points = sorted((float(part), rate["value"], rate["low"], rate["high"]) for part, rate in rates.items())
-        series.append(Series(_words(m), *map(list, zip(*points, strict=True))))
-    shaded = None if trained is None else (trained[0], trained[1])
-    label = series[0].name if len(series) == 1 else f"by {slicing}"
-    return [line_chart(series, x_label=slicing, y_label=label, y_range=(0.0, 1.0), percent=True, shaded=shaded)]
+    charts = []
+    for unit in dict.fromkeys(units.values()):
+        series = []
+        for m, rates in columns.items():
+            if units[m] == unit:
+                points = sorted((float(part), rate["value"], rate["low"], rate["high"]) for part, rate in rates.items())
+                series.append(Series(_words(m), *map(list, zip(*points, strict=True))))
+        label = series[0].name if len(series) == 1 else unit or f"by {slicing}"
+        lows = [low for s in series for low in s.low or ()]
+        wide = min(lows) > 0 and max(lows) > 10 * min(lows)
+        scale: dict[str, Any] = {"log": wide} if unit else {"y_range": (0.0, 1.0), "percent": True}
+        charts.append(line_chart(series, x_label=slicing, y_label=label, shaded=trained and tuple(trained), **scale))
+    return charts
 
 
 def _examples(samples: list[dict[str, Any]]) -> str:
@@ -265,7 +276,7 @@ def _folded(body: str, rows: int) -> str:
 def _cells(rate: Mapping[str, Any]) -> tuple[str, str]:
     """Return a rate and its interval as a reader sees them: a proportion in percent, a mean with its unit."""
     if rate.get("unit"):
-        return f"{rate['value']:.3f} {rate['unit']}", f"{rate['low']:.3f} – {rate['high']:.3f}"
+        return f"{rate['value']:.4g} {rate['unit']}", f"{rate['low']:.4g} – {rate['high']:.4g}"
     return _percent(rate["value"]), f"{100 * rate['low']:.1f} – {_percent(rate['high'])}"
 
 
