@@ -7,16 +7,15 @@ against the same network whose attention also looks at what stands there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from lm.report.pictures import Lines, Picture
-from lm.report.svg import Series
+from lm.report.pictures import Picture
 from lm.strict import override
 from lm.train import fit
 from tasks.arithmetic.aggregates import ASKS, aggregates_cpu, aggregates_full
+from tasks.lengths import accuracy_picture, by_size
 from tasks.task import Claim, Experiment
 
 PAPER = "Positional attention (Back De Luca et al. 2025)"
@@ -41,7 +40,7 @@ def run(asks: Sequence[str], workdir: Path, scale: str, seed: int) -> Mapping[st
             values = {"task.ask": ask, "model.attention": model, "train.seed": seed}
             result = fit(override(recipe, values), workdir / f"{ask}-{model}", quiet=True)
             assert result.evaluation is not None
-            errors = {c: rates["squared_error"].value for c, rates in result.evaluation.slices["scale"].items()}
+            errors = by_size(result.evaluation, "scale", "squared_error")
             figures |= {f"{ask} {model}@{c}": error for c, error in errors.items()}
             found.append(errors)
         ours, control = found
@@ -50,28 +49,20 @@ def run(asks: Sequence[str], workdir: Path, scale: str, seed: int) -> Mapping[st
 
 
 def pictures(figures: Mapping[str, Sequence[float]]) -> list[Picture]:
-    """Draw the squared errors of both networks on each question by scale: median and quartiles over seeds."""
-    drawn: list[Picture] = []
-    for ask in ASKS:
-        series = []
-        for model in MODELS:
-            name = f"{ask} {model}@"
-            errors = {int(key.removeprefix(name)): seeds for key, seeds in figures.items() if key.startswith(name)}
-            if errors:
-                low, middle, high = np.quantile(list(errors.values()), (0.25, 0.5, 0.75), axis=1).tolist()
-                series.append(Series(model, list(errors), middle, low, high))
-        if series:
-            drawn.append(
-                Lines(
-                    f"{ask.capitalize()} beyond the scale of training",
-                    series,
-                    x_label="scale of the numbers",
-                    y_label="squared error",
-                    log=True,
-                    caption="Trained at scale 1 alone. Median and quartiles over seeds.",
-                )
-            )
-    return drawn
+    """Draw the squared errors of both networks on each question by scale."""
+    drawn = [
+        accuracy_picture(
+            figures,
+            MODELS,
+            title=f"{ask.capitalize()} of numbers beyond the scale of training",
+            size_name="scale",
+            trained=(1, 1),
+            prefix=f"{ask} ",
+        )
+        for ask in ASKS
+        if f"{ask} ratio@1" in figures
+    ]
+    return [replace(picture, y_label="squared error", percent=False, log=True) for picture in drawn]
 
 
 def _ratio(ask: str, scale: int, bar: float, paper: str) -> Claim:
@@ -85,7 +76,7 @@ def _full(ask: str) -> list[Claim]:
     claims = []
     for model, errors in zip(MODELS, PUBLISHED[ask], strict=True):
         for scale, error in zip((3, 10), errors, strict=True):
-            bound = {"at_most": 3 * error} if model == "positional" else {"at_least": error / 3}
+            bound = {"at_most": round(3 * error, 6)} if model == "positional" else {"at_least": round(error / 3, 6)}
             statement = f"Full size: {ask} at scale {scale}, {model} attention: squared error"
             claims.append(
                 Claim(PAPER, statement, f"{ask} {model}@{scale}", paper_value=f"{error:g}", scale="full", **bound)
