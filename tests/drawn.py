@@ -11,6 +11,9 @@ from tasks.formal.flip_flop.language import FlipFlop
 from tasks.formal.groups.modular_arithmetic import ModularArithmetic
 from tasks.formal.groups.tables import GroupTable
 from tasks.formal.parity.sparse_parity import SparseParity
+from tasks.formal.scratchpad.cycles import Cycles
+from tasks.formal.scratchpad.spaced_addition import SpacedAddition
+from tasks.formal.scratchpad.spaced_parity import SpacedParity
 from tasks.formal.search.graph_search import GraphSearch
 from tasks.formal.search.retrieval import Retrieval
 from tasks.mixture import TaskMixture
@@ -54,6 +57,13 @@ DRAWN = {
     "stars": GraphSearch(inputs=41, longest=4, graphs="star", tested="star"),
     "retrieval": Retrieval(),
     "retrieval, one of the hops": Retrieval(symbols=12, hops=5, ask="random"),
+    "cycles": Cycles(),
+    "cycles, ways of any length": Cycles(shortest=2, longest=4, names=12, tested=(4, 6), scratchpad="full"),
+    "cycles, six nodes as arrows": Cycles(nodes=6, tested=(2, 3, 4), edges="arrows", names=40, scratchpad="none"),
+    "spaced parity": SpacedParity(width=8, longest_train=3, longest_test=6),
+    "spaced parity at once": SpacedParity(width=8, longest_train=3, longest_test=6, scratchpad="none"),
+    "spaced addition": SpacedAddition(width=4, longest_train=2, longest_test=3),
+    "spaced addition at once": SpacedAddition(width=4, longest_train=2, longest_test=3, scratchpad="none"),
     "unseen points": Unseen(bits=6),
     "unseen texts": Unseen("triples", bits=6, form="text"),
     "shapes": Shapes(),

@@ -1,6 +1,7 @@
 """Laws of groups in attention and of the tasks with scratchpads (Abbe et al. 2024)."""
 
 import functools
+import itertools
 from dataclasses import replace
 
 import jax
@@ -13,6 +14,12 @@ from lm.models import blocked_attention, build, causal_attention, plain_attentio
 from lm.models.attention import attention_weights
 from lm.strict import ConfigError
 from lm.types import Batch
+from tasks.formal.scratchpad import inductive
+from tasks.formal.scratchpad.cycles import Cycles
+from tasks.formal.scratchpad.inductive import ARROW, ASK, BEGIN, BLANK, END, FIRST, NEXT, PLUS, ZERO, induce, write
+from tasks.formal.scratchpad.spaced_addition import SpacedAddition
+from tasks.formal.scratchpad.spaced_parity import SpacedParity
+from tasks.mixture import TaskMixture
 
 B, L, V = 2, 10, 23
 SMALL = TransformerConfig(vocabulary=V, depth=2, width=16, heads=4, unroll=False)
@@ -124,3 +131,197 @@ def test_models_that_groups_cannot_mask_refuse_them(config):
     for run in filter(None, (net.apply, net.extend)):
         with pytest.raises(ConfigError, match="groups"):
             run({}, make_batch(), None)
+
+
+# The inductive form of a text
+
+
+def texts(task, size, count, seed=0):
+    """Return a batch of test examples, and each one's whole text, its question, and its asked tokens, as lists."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(task.sample_test, (0, None)))(keys, size))
+    whole = [[*row, last] for row, last in zip(batch.inputs.tolist(), batch.targets[:, -1].tolist(), strict=True)]
+    questions = [text[:begin] for text, begin in zip(whole, batch.info["begin"].tolist(), strict=True)]
+    answers = [row[asked].tolist() for row, asked in zip(batch.targets, batch.weights > 0, strict=True)]
+    return batch, whole, questions, answers
+
+
+def test_three_states_by_hand():
+    question, states = jnp.array([31, 32, BEGIN]), jnp.array([[21, NEXT], [22, NEXT], [23, END]])
+    example = write(question, 3, states, jnp.array([2, 2, 2]), 13, True)
+    tokens = [31, 32, BEGIN, 21, NEXT, 21, NEXT, 22, NEXT, 22, NEXT, 23, END]
+    assert example.inputs.tolist() == tokens and example.targets.tolist() == [*tokens[1:], 0]
+    assert example.groups.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert example.positions.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6, 3, 4, 5, 6]
+    assert example.weights.tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0]
+    shorter = write(question, 2, states, jnp.array([2, 1, 0]), 6, True)
+    assert shorter.inputs.tolist() == [31, 32, 21, NEXT, 21, NEXT] and shorter.targets[-1] == 22
+    assert shorter.positions.tolist() == [0, 1, 2, 3, 2, 3] and shorter.weights.tolist() == [0, 1, 1, 0, 0, 1]
+
+
+STATES = {
+    "cycles": (Cycles(shortest=2, longest=4, names=9), 4),
+    "spaced_parity": (SpacedParity(width=8, longest_train=3, longest_test=6), 5),
+    "spaced_addition": (SpacedAddition(width=4, longest_train=2, longest_test=3), 3),
+}
+each_scratchpad = pytest.mark.parametrize("name", STATES)
+
+
+@each_scratchpad
+def test_without_copies_and_masks_the_inductive_text_is_the_full_one(name):
+    task, size = STATES[name]
+    batch, whole, questions, answers = texts(task, size, 8)
+    _, full, _, full_answers = texts(replace(task, scratchpad="full"), size, 8)
+    joint = ARROW if name == "cycles" else NEXT  # the way of the paper is joined by arrows
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        ends = [0, *(i + 1 for i, token in enumerate(answer) if token == NEXT), len(answer)]
+        states = [answer[start:stop] for start, stop in itertools.pairwise(ends)]
+        steps = [states[0], *(before + after for before, after in itertools.pairwise(states))]
+        text, places = question + sum(steps, []), [range(len(question))]
+        places += [range(len(question), len(question) + len(step)) for step in steps]
+        assert len(states) == size + (name == "cycles") and whole[row][: len(text)] == text
+        assert batch.positions[row, : len(text)].tolist() == list(itertools.chain(*places))[: batch.positions.shape[1]]
+        swapped = [joint if token == NEXT else token for token in answer]
+        assert full[row][: len(question) + len(swapped)] == question + swapped == question + full_answers[row]
+
+
+def test_the_number_of_a_step_leaves_its_scores_unchanged():
+    net = build(replace(SMALL, vocabulary=40, positions=Learned(32)))
+    params, logits = some_params(net), jax.jit(lambda params, batch: net.apply(params, batch).logits)
+    question, rng = jnp.array([31, 32, 33, BEGIN]), np.random.default_rng(0)
+
+    def scores(states):
+        batch = jax.tree.map(lambda x: x[None], write(question, 4, jnp.asarray(states), jnp.full(4, 3), 24, True))
+        rows = np.flatnonzero(batch.groups[0] == np.max(batch.groups[0]))
+        return logits(params, batch)[0, rows], logits(params, batch)[0, rows - 6]
+
+    states = rng.integers(FIRST, 40, (4, 3))
+    late, _ = scores(states)
+    _, early = scores(np.concatenate([states[1:], states[:1]]))
+    assert late.shape == early.shape == (5, 40)
+    np.testing.assert_allclose(late, early, atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", [Learned(64), Rotary()], ids=str)
+def test_writing_with_a_truncated_context_is_the_masked_long_form(positions):
+    net = build(replace(SMALL, vocabulary=8, positions=positions))  # marks alone, so that states end
+    params = jax.tree.map(lambda x: 2 * x, net.init(jax.random.key(3)))
+    shown, states, width = np.array([6, 4, 6, 5, 3, 6, 6, 5]), 5, 4
+    questions = np.random.default_rng(1).integers(0, 8, (8, 6))
+    found = jax.jit(lambda params, q, n: induce(net, params, q, n, states, width))(params, questions, shown)
+    assert np.any(found.lengths[:, 0] != found.lengths[:, 1]) and np.all(found.lengths[:, 0] > 0)
+    length = 6 + (2 * states - 1) * width
+    batch = jax.vmap(lambda q, n, s, w: write(q, n, s, w, length, True))(
+        jnp.asarray(questions), jnp.asarray(shown), found.tokens, found.lengths
+    )
+    best = jnp.argmax(net.apply(params, batch).logits, axis=-1)
+    asked = np.asarray(batch.weights) > 0
+    assert np.array_equal(asked.sum(axis=1), found.lengths.sum(axis=1)) and np.array_equal(
+        np.asarray(best)[asked], np.asarray(batch.targets)[asked]
+    )
+
+
+def test_a_mixture_of_texts_with_and_without_groups_pads_both():
+    task = SpacedParity(width=8, longest_train=3, longest_test=6)
+    mixture = TaskMixture((("inductive", task), ("full", replace(task, scratchpad="full"))))
+    batch = jax.jit(lambda key: mixture.draw(key, 40))(jax.random.key(0))
+    without = np.asarray(batch.info["part"]) == 1
+    assert batch.groups.shape == batch.inputs.shape and np.all(batch.groups[without] == 0)
+    assert np.all(batch.groups[~without].max(axis=1) > 0) and without.any()
+
+
+# Cycles: checks 1 and 6 of the sheet
+
+
+def edges_of(task, question):
+    """Return the edges and the two nodes asked of."""
+    body = question[: question.index(ASK) - 1]
+    step = 4 if task.edges == "arrows" else 2
+    edges = {body[i]: body[i + step // 2] for i in range(0, len(body), step)}
+    return edges, question[question.index(ASK) - 1], question[question.index(ASK) + 1]
+
+
+@pytest.mark.parametrize("edges", ["pairs", "arrows"])
+@pytest.mark.parametrize("nodes", [None, 6])
+def test_cycles_are_as_long_as_asked_and_the_label_is_right(edges, nodes):
+    task = Cycles(shortest=2, longest=4, names=30, edges=edges, nodes=nodes)
+    for size in (2, 3, 4):
+        _, _, questions, answers = texts(task, size, 200)
+        labels = []
+        for question, answer in zip(questions, answers, strict=True):
+            after, first, second = edges_of(task, question)
+            assert len(after) == len(set(after.values())) == (nodes or 2 * size) and set(after) == set(after.values())
+            way = [first]
+            while way[-1] != second and (len(way) == 1 or way[-1] != first):
+                way.append(after[way[-1]])
+            label = int(way[-1] == second)
+            whole = [first]
+            while after[whole[-1]] != first:
+                whole.append(after[whole[-1]])
+            assert len(whole) == (len(after) if label else size) and len(way) == size + 1
+            assert answer[::2] == [*way, ZERO + label] and answer[-3:] == [inductive.THEN, ZERO + label, END]
+            labels.append(label)
+        assert abs(np.mean(labels) - 0.5) < 4 * (0.25 / 200) ** 0.5
+
+
+def test_what_sees_the_multiset_of_tokens_alone_has_no_better_than_chance():
+    task, names = Cycles(scratchpad="none"), jnp.arange(FIRST, FIRST + 6)
+    for bits in jax.random.bits(jax.random.key(0), (5, 6)):
+        examples = [task.write(names, bits, label, 3, 3) for label in (0, 1)]
+        seen = [np.sort(example.inputs[: int(example.info["begin"])]) for example in examples]
+        assert np.array_equal(*seen) and examples[0].targets[15] != examples[1].targets[15]
+
+
+# Spaced parity and addition: check 5
+
+
+def test_texts_of_bits_read_back_as_their_parity():
+    task = SpacedParity(width=12, longest_train=3, longest_test=12)
+    for size in (1, 6, 12):
+        _, _, questions, answers = texts(task, size, 30)
+        _, _, _, plain = texts(replace(task, scratchpad="none"), size, 30)
+        for question, answer, label in zip(questions, answers, plain, strict=True):
+            bits = [(place, token - ZERO) for place, token in enumerate(question[:-1]) if token != BLANK]
+            assert len(bits) == size
+            states = [answer[i : i + 4] for i in range(0, len(answer), 4)]
+            parity = np.cumsum([bit for _, bit in bits]) % 2
+            expected = [[FIRST + at, ZERO + bit, ZERO + p] for (at, bit), p in zip(bits, parity, strict=True)]
+            assert [state[:3] for state in states] == expected and label == [ZERO + parity[-1], END]
+            assert [state[3] for state in states] == [NEXT] * (size - 1) + [END]
+
+
+def test_texts_of_digits_read_back_as_their_sum():
+    task = SpacedAddition(width=6, longest_train=3, longest_test=6)
+    for size in (1, 4, 6):
+        _, _, questions, answers = texts(task, size, 30)
+        _, _, _, plain = texts(replace(task, scratchpad="none"), size, 30)
+        for question, answer, digits in zip(questions, answers, plain, strict=True):
+            middle = question.index(PLUS)
+            a, b = (
+                int("".join(str(token - ZERO) for token in part if token != BLANK))
+                for part in (question[:middle], question[middle + 1 : -1])
+            )
+            states = [answer[i : i + 7] for i in range(0, len(answer), 7)]
+            assert len(states) == size and [state[6] for state in states] == [NEXT] * (size - 1) + [END]
+            for at, digit, other_at, other, *_ in states:
+                assert question[at - FIRST] == digit and question[other_at - FIRST] == other
+            read = [int("".join(str(s[i] - ZERO) for s in states[::-1])) for i in (1, 3, 5)]
+            assert read == [a, b, (a + b) % 10**size] and states[-1][4] - ZERO == (a + b) // 10**size
+            assert str(a + b).zfill(size + 1) == "".join(str(token - ZERO) for token in digits[-2::-1])
+
+
+@pytest.mark.parametrize(
+    "make, field",
+    [
+        (lambda: Cycles(scratchpad="path"), "task.scratchpad"),
+        (lambda: Cycles(edges="pair"), "task.edges"),
+        (lambda: Cycles(longest=4), "task.names must be at least 8"),
+        (lambda: Cycles(shortest=1), "task.shortest"),
+        (lambda: Cycles(nodes=6, tested=(5,)), "task.tested"),
+        (lambda: SpacedParity(longest_test=21), "task.longest_test"),
+        (lambda: SpacedAddition(longest_train=0), "task.longest_train"),
+    ],
+)
+def test_impossible_scratchpads_are_refused_by_name(make, field):
+    with pytest.raises(ConfigError, match=field):
+        make()

@@ -1,0 +1,1 @@
+"""Chains of look-ups and paths in graphs."""

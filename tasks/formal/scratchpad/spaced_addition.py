@@ -1,0 +1,161 @@
+"""Addition of numbers whose digits stand anywhere in two fields, one digit of each a state (Abbe et al. 2024).
+
+A state names the place of the next digit of either operand from the right and the digit, then the carry and the
+digit of the sum; the paper's states repeat the digits of the sum so far (arXiv 2406.06467). The size is the number
+of digits of both operands.
+
+    >>> task = SpacedAddition(width=4, longest_train=2, longest_test=3)
+    >>> print(task.show(0, 0, 2))
+    8 _ 2 _ + 3 _ _ 9 :
+    -> [2] 2 [8] 9 1 1 # [0] 8 [5] 3 1 2 .
+
+Without a scratchpad the digits of the sum follow at once, units first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.config import Learned, Recipe
+from lm.strict import ConfigError, require_choice
+from lm.types import Array, Example, Key
+from tasks.build import add_digits, concatenate, latest, numeral, permutation
+from tasks.formal.scratchpad import inductive
+from tasks.formal.scratchpad.cycles import cycles_cpu, cycles_full
+from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, FORMS, NEXT, PLUS, ZERO
+from tasks.task import Task
+
+WIDTH = 7  # tokens of a state: place, digit, place, digit, carry, digit, mark
+
+
+@dataclass(frozen=True)
+class SpacedAddition(Task):
+    """Fields of `width` places with 1 to `longest_train` digits to learn from, examined to `longest_test`."""
+
+    name: ClassVar[str] = "spaced_addition"
+    size_name: ClassVar[str] = "digits"
+
+    width: int = 10
+    longest_train: int = 5
+    longest_test: int = 10
+    scratchpad: str = "inductive"  # none, full, inductive
+
+    def __post_init__(self):
+        require_choice("task.scratchpad", self.scratchpad, FORMS)
+        if not 1 <= self.longest_train <= self.longest_test <= self.width:
+            raise ConfigError(
+                "task.longest_train, task.longest_test and task.width must be in order and positive, "
+                f"got {self.longest_train}, {self.longest_test} and {self.width}"
+            )
+
+    @property
+    def vocabulary(self) -> int:
+        return FIRST + 2 * self.width + 1
+
+    @property
+    def max_length(self) -> int:
+        return self._length(self.longest_test)
+
+    @property
+    def train_length(self) -> int:
+        return self._length(self.longest_train)
+
+    def _length(self, digits: int) -> int:
+        question = 2 * self.width + 2
+        if self.scratchpad == "none":
+            return inductive.text_length(question, 1, digits + 2, digits + 2, "none")
+        return inductive.text_length(question, digits, WIDTH, WIDTH, self.scratchpad)
+
+    @property
+    def train_sizes(self) -> tuple[int, int]:
+        return 1, self.longest_train
+
+    @property
+    def test_sizes(self) -> tuple[int, ...]:
+        return tuple(range(1, self.longest_test + 1))
+
+    def sample(self, key: Key, size: Array) -> Example:
+        return self._sample(key, size, self.longest_train)
+
+    def sample_test(self, key: Key, size: Array) -> Example:
+        return self._sample(key, size, self.longest_test)
+
+    def _sample(self, key: Key, size: Array, longest: int) -> Example:
+        key_digits, key_places = jax.random.split(key)
+        digits_2S = jax.vmap(lambda bits: numeral(bits, size))(jax.random.bits(key_digits, (2, longest)))
+        there_2W = jax.vmap(permutation)(jax.random.bits(key_places, (2, self.width))) < size
+        return self.write(digits_2S, there_2W, size)
+
+    def write(self, digits_2S: Array, there_2W: Array, size: Array | int) -> Example:
+        """Write two numbers of S digits, units first, the first `size` of them, at the places marked."""
+        longest = digits_2S.shape[1]
+        # How many digits stand to the right of a place is the significance of the one there.
+        right_2W = jnp.flip(jnp.cumsum(jnp.flip(there_2W, 1), axis=1), 1) - 1
+        fields_2W = jnp.where(
+            there_2W, ZERO + jnp.take_along_axis(digits_2S, jnp.clip(right_2W, 0, longest - 1), axis=1), BLANK
+        )
+        question = jnp.concatenate([fields_2W[0], jnp.array([PLUS]), fields_2W[1], jnp.array([BEGIN])])
+        sums_S, order_S = add_digits(*digits_2S), jnp.arange(longest)
+        if self.scratchpad == "none":
+            parts = (ZERO + sums_S, jnp.array([END]))
+            states = concatenate(parts, (size + 1, 1), longest + 2)[None], jnp.asarray(size + 2)[None]
+        else:
+            totals_S = digits_2S[0] + digits_2S[1]
+            carries_S = latest(totals_S > 9, totals_S != 9)
+            places_2S = jnp.sum(right_2W[:, None] >= order_S[None, :, None], axis=2) - 1
+            columns = []
+            for operand, before in enumerate((0, self.width + 1)):
+                columns += [FIRST + before + places_2S[operand], ZERO + digits_2S[operand]]
+            marks_S = jnp.where(order_S == size - 1, END, NEXT)
+            columns += [ZERO + carries_S, ZERO + sums_S[:-1], marks_S]
+            states = jnp.stack(columns, axis=1), jnp.where(order_S < size, WIDTH, 0)
+        length = self._length(longest)
+        return inductive.write(question, 2 * self.width + 2, *states, length, self.scratchpad == "inductive")
+
+    def render(self, example: Example) -> str:
+        return self.spell(np.asarray(example.inputs)[: int(example.info["begin"])])
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        return inductive.spell(tokens, "[{}]")
+
+
+def spaced_addition_cpu() -> Recipe:
+    """Three layers of width 64 learn sums of 1 to 5 digits in fields of 10 places, and are asked for up to 10.
+
+    Abbe et al. 2024 in small. python scripts/train.py spaced_addition_cpu
+    """
+    walk, task = cycles_cpu(), SpacedAddition()
+    model = replace(walk.model, vocabulary=task.vocabulary, positions=Learned(rows=64))
+    return replace(walk, name="spaced_addition_cpu", task=task, model=model)
+
+
+def spaced_addition_plain_cpu() -> Recipe:
+    """The sum at once, units first.
+
+    python scripts/train.py spaced_addition_plain_cpu
+    """
+    inductively = spaced_addition_cpu()
+    return replace(inductively, name="spaced_addition_plain_cpu", task=replace(inductively.task, scratchpad="none"))
+
+
+def spaced_addition_full() -> Recipe:
+    """The paper's 1 to 10 digits, asked up to 20, with its model of ten million parameters.
+
+    Abbe et al. 2024: right up to 18 or 20 digits. python scripts/train.py spaced_addition_full
+    """
+    walk = cycles_full()
+    task = SpacedAddition(width=20, longest_train=10, longest_test=20)
+    return replace(
+        walk,
+        name="spaced_addition_full",
+        task=task,
+        model=replace(walk.model, vocabulary=task.vocabulary),
+        optimizer=replace(walk.optimizer, weight_decay=1e-3),
+        train=replace(walk.train, steps=3000),
+    )
