@@ -62,6 +62,27 @@ from tasks.formal.parity.rcnn_study import RCNN, recurrent_parity_cpu
 from tasks.formal.parity.sparse_parity import SparseParity, sparse_parity_cpu, sparse_parity_full
 from tasks.formal.parity.study import SPARSE_PARITY
 from tasks.formal.parity.tabular_study import TABULAR
+from tasks.formal.scratchpad.cycles import (
+    Cycles,
+    cycles_cpu,
+    cycles_full,
+    cycles_path_cpu,
+    cycles_plain_cpu,
+    cycles_plain_full,
+)
+from tasks.formal.scratchpad.spaced_addition import (
+    SpacedAddition,
+    spaced_addition_cpu,
+    spaced_addition_full,
+    spaced_addition_plain_cpu,
+)
+from tasks.formal.scratchpad.spaced_parity import (
+    SpacedParity,
+    spaced_parity_cpu,
+    spaced_parity_full,
+    spaced_parity_plain_cpu,
+)
+from tasks.formal.scratchpad.study import INDUCTIVE_SCRATCHPAD
 from tasks.formal.search.graph_search import GraphSearch, graph_search_cpu, graph_search_full
 from tasks.formal.search.graph_study import GRAPH_SEARCH
 from tasks.formal.search.retrieval import Retrieval, retrieval_cpu, retrieval_full
@@ -123,6 +144,9 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             BooleanFunctions,
             GraphSearch,
             Retrieval,
+            Cycles,
+            SpacedParity,
+            SpacedAddition,
             Addition,
             Sorting,
             Aggregates,
@@ -173,6 +197,17 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             boolean_parity_cpu,
             boolean_taught_cpu,
             boolean_conjunction_full,
+            cycles_cpu,
+            cycles_path_cpu,
+            cycles_plain_cpu,
+            cycles_full,
+            cycles_plain_full,
+            spaced_parity_cpu,
+            spaced_parity_plain_cpu,
+            spaced_parity_full,
+            spaced_addition_cpu,
+            spaced_addition_plain_cpu,
+            spaced_addition_full,
             graph_search_cpu,
             graph_search_full,
             retrieval_cpu,
@@ -232,6 +267,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             TABULAR,
             RCNN,
             ICL_BOOLEAN,
+            INDUCTIVE_SCRATCHPAD,
             GRAPH_SEARCH,
             RETRIEVAL,
             TINYGSM,
