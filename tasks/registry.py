@@ -19,6 +19,7 @@ from tasks.arithmetic.aggregates import Aggregates, aggregates_cpu, aggregates_f
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
+from tasks.arithmetic.task_hinting import TASK_HINTING
 from tasks.formal.automata.depth_study import AUTOMATA_DEPTH, automaton_table_cpu
 from tasks.formal.automata.simulation import (
     Automaton,
@@ -260,6 +261,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             UNSEEN,
             POSITION_COUPLING,
+            TASK_HINTING,
             POSITIONAL_ATTENTION,
             GROKKING,
             GROUP_GROKKING,

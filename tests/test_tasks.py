@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import DRAWN
 
 from lm.config import Learned, ResNetConfig
 from lm.exits import UserError
@@ -31,7 +32,6 @@ from tasks.vision.augment import Augment
 from tasks.vision.digits import Digits
 from tasks.vision.shapes import Shapes
 from tasks.vision.stored import Cifar
-from tests.drawn import DRAWN
 
 each_task = pytest.mark.parametrize("task", DRAWN.values(), ids=DRAWN.keys())
 

@@ -35,13 +35,14 @@ import numpy as np
 from lm.config import NoPositions, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.data.mixture import Phase
 from lm.strict import ConfigError, require_choice
-from lm.types import Array, Example, Key
+from lm.types import Array, Example, Key, Mean
 from tasks.build import below, concatenate
 from tasks.mixture import TaskMixture
 from tasks.task import Task, next_token
 
 PAD, BEGIN, END, BLANK, FIRST = 0, 1, 2, 3, 10  # FIRST is the token of 0
 MARKS = "_^$.|><#~%"
+MISTAKES = ("early_end", "wrong_count", "skipped", "invented")
 ASKS = ("sort", "successor", "predecessor", "count", "fill", "parity")  # marked by the tokens from 4 on
 
 
@@ -59,6 +60,7 @@ class Sorting(Task):
     longest_train: int = 20
     longest_test: int = 100
     ask: str = "sort"
+    test_count: int = 1024  # of each size
 
     def __post_init__(self):
         require_choice("task.ask", self.ask, ASKS)
@@ -141,11 +143,45 @@ class Sorting(Task):
         }[self.ask]
         return FIRST + number[None], 1, FIRST + answer, jnp.asarray(count, jnp.int32)
 
+    def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
+        """Grade as every task does; of a sorted list also say how it first goes wrong, in shares that add up to 1."""
+        found = super().score(predictions_L, example)
+        return found | first_error(predictions_L, example) if self.ask == "sort" else found
+
     def render(self, example: Example) -> str:
         return self.spell(np.asarray(example.inputs)[1 : int(example.info["begin"])])
 
     def spell(self, tokens: Sequence[int]) -> str:
         return " ".join(MARKS[t] if t < FIRST else str(t - FIRST) for t in map(int, tokens))
+
+
+def first_error(predictions_L: Array, example: Example) -> dict[str, Array]:
+    """Return 1 for the kind of the first mistake in a sorted list, 0 for the other MISTAKES.
+
+    The list ends early, a number comes too often or not often enough (`wrong_count`), numbers are left out
+    (`skipped`), or one comes that is not left in the list (`invented`).
+    """
+    wrong_L = (predictions_L != example.targets) & (example.weights > 0)
+    place = jnp.argmax(wrong_L)
+    said, right, before = predictions_L[place], example.targets[place], example.inputs[place]
+    ends = said == END
+    repeats = ~ends & ((said == before) | (right == before))
+    skips = ~ends & ~repeats & (right >= FIRST) & (said > right)
+    kinds = (ends, repeats, skips, ~(ends | repeats | skips))
+    return {name: jnp.float32(here & wrong_L[place]) for name, here in zip(MISTAKES, kinds, strict=True)}
+
+
+def hinted(plain: Recipe, ask: str) -> Recipe:
+    """Return a recipe of lists that also asks hints: as many sorted lists a step, and half as many hints."""
+    task = plain.task
+    return replace(
+        plain,
+        task=TaskMixture(
+            parts=(("sort", task), (ask, replace(task, ask=ask))),
+            phases=(Phase(1.0, (("sort", 2.0), (ask, 1.0))),),
+        ),
+        train=replace(plain.train, batch_size=plain.train.batch_size * 3 // 2),
+    )
 
 
 def sorting_cpu() -> Recipe:
@@ -180,17 +216,8 @@ def sorting_hinted_cpu() -> Recipe:
     python scripts/train.py sorting_hinted_cpu
     """
     plain = sorting_cpu()
-    task = plain.task
-    return replace(
-        plain,
-        name="sorting_hinted_cpu",
-        task=TaskMixture(
-            parts=(("sort", task), ("count", replace(task, ask="count"))),
-            phases=(Phase(1.0, (("sort", 2.0), ("count", 1.0))),),
-        ),
-        model=replace(plain.model, tempered=task.train_length),
-        train=replace(plain.train, batch_size=96),
-    )
+    tempered = replace(plain.model, tempered=plain.task.train_length)
+    return replace(hinted(plain, "count"), name="sorting_hinted_cpu", model=tempered)
 
 
 def sorting_full() -> Recipe:
