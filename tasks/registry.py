@@ -16,6 +16,8 @@ from tasks.arithmetic.addition import (
     addition_random_start_cpu,
 )
 from tasks.arithmetic.aggregates import Aggregates, aggregates_cpu, aggregates_full
+from tasks.arithmetic.board import Board, board_cpu, board_full
+from tasks.arithmetic.copying import Copying, copy_cpu, copy_full, reverse_cpu, reverse_full
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
@@ -149,6 +151,8 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             SpacedParity,
             SpacedAddition,
             Addition,
+            Copying,
+            Board,
             Sorting,
             Aggregates,
             TaskMixture,
@@ -219,6 +223,12 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             addition_plain_cpu,
             addition_random_start_cpu,
             addition_full,
+            copy_cpu,
+            reverse_cpu,
+            copy_full,
+            reverse_full,
+            board_cpu,
+            board_full,
             sorting_cpu,
             sorting_hinted_cpu,
             sorting_full,

@@ -2,6 +2,8 @@
 
 from tasks.arithmetic.addition import Addition
 from tasks.arithmetic.aggregates import Aggregates
+from tasks.arithmetic.board import Board
+from tasks.arithmetic.copying import Copying
 from tasks.arithmetic.sorting import ASKS, Sorting
 from tasks.formal.automata.simulation import Automaton
 from tasks.formal.boolean.functions import BooleanFunctions
@@ -35,6 +37,11 @@ DRAWN = {
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),
     "addition hinted": Addition(longest_train=4, longest_test=6, scheme="hinted", max_position=12),
     "addition of four": Addition(longest_train=4, longest_test=6, max_position=12, operands=4),
+    "copying": Copying(4, 6, max_position=9),
+    "copying backwards": Copying(4, 6, order="backwards", scheme="hinted", max_position=9),
+    "board": Board(4, 5, max_position=8),
+    "board random_start": Board(4, 5, scheme="random_start", max_position=60),
+    "board hinted": Board(4, 5, scheme="hinted", max_position=8),
     "sorting": Sorting(values=9, longest_train=5, longest_test=8),
     **{f"sorting, {ask}": Sorting(values=9, longest_train=5, longest_test=8, ask=ask) for ask in ASKS[1:]},
     "mixture": TaskMixture((("sort", Sorting(9, 5, 8)), ("fill", Sorting(9, 5, 8, "fill")))),
