@@ -42,11 +42,11 @@ def permutation(bits_N: Array) -> Array:
     return jnp.sum(before_NN, axis=1, dtype=jnp.int32)
 
 
-def numeral(bits_W: Array, length: Array | int) -> Array:
+def numeral(bits_W: Array, length: Array | int, base: int = 10) -> Array:
     """Return W digits, units first, of a number uniform over those with `length` digits; 0 has one digit."""
     order_W = jnp.arange(bits_W.shape[0])
     leading_W = (order_W == length - 1) & (length > 1)
-    digits_W = below(bits_W, jnp.where(leading_W, 9, 10)) + leading_W
+    digits_W = below(bits_W, jnp.where(leading_W, base - 1, base)) + leading_W
     return jnp.where(order_W < length, digits_W, 0)
 
 

@@ -13,11 +13,17 @@ from tasks.arithmetic.addition import (
     addition_cpu,
     addition_full,
     addition_plain_cpu,
+    addition_plain_full,
     addition_random_start_cpu,
+    addition_random_start_full,
+    addition_three_cpu,
+    addition_three_full,
 )
 from tasks.arithmetic.aggregates import Aggregates, aggregates_cpu, aggregates_full
 from tasks.arithmetic.board import Board, board_cpu, board_full
 from tasks.arithmetic.copying import Copying, copy_cpu, copy_full, reverse_cpu, reverse_full
+from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES
+from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, multiplication_full
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
@@ -151,6 +157,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             SpacedParity,
             SpacedAddition,
             Addition,
+            Multiplication,
             Copying,
             Board,
             Sorting,
@@ -222,7 +229,13 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             addition_cpu,
             addition_plain_cpu,
             addition_random_start_cpu,
+            addition_three_cpu,
             addition_full,
+            addition_plain_full,
+            addition_random_start_full,
+            addition_three_full,
+            multiplication_cpu,
+            multiplication_full,
             copy_cpu,
             reverse_cpu,
             copy_full,
@@ -271,6 +284,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DYCK,
             UNSEEN,
             POSITION_COUPLING,
+            COUPLING_SCHEMES,
             TASK_HINTING,
             POSITIONAL_ATTENTION,
             GROKKING,

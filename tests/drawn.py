@@ -4,6 +4,7 @@ from tasks.arithmetic.addition import Addition
 from tasks.arithmetic.aggregates import Aggregates
 from tasks.arithmetic.board import Board
 from tasks.arithmetic.copying import Copying
+from tasks.arithmetic.multiplication import Multiplication
 from tasks.arithmetic.sorting import ASKS, Sorting
 from tasks.formal.automata.simulation import Automaton
 from tasks.formal.boolean.functions import BooleanFunctions
@@ -36,6 +37,7 @@ DRAWN = {
     "addition random_start": Addition(longest_train=4, longest_test=6, scheme="random_start", max_position=40),
     "addition plain": Addition(longest_train=4, longest_test=6, scheme="plain"),
     "addition hinted": Addition(longest_train=4, longest_test=6, scheme="hinted", max_position=12),
+    "multiplication": Multiplication(longest_train=4, longest_test=6, max_position=12),
     "addition of four": Addition(longest_train=4, longest_test=6, max_position=12, operands=4),
     "copying": Copying(4, 6, max_position=9),
     "copying backwards": Copying(4, 6, order="backwards", scheme="hinted", max_position=9),

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 from dataclasses import replace
 
@@ -12,13 +13,16 @@ import pytest
 from lm.config import Learned
 from lm.models import build
 from lm.strict import ConfigError
-from tasks.arithmetic.addition import ZERO, Addition, addition_cpu
+from tasks.arithmetic.addition import ZERO, Addition, addition_cpu, addition_three_cpu
 from tasks.arithmetic.coupled import ARMS, SCHEMES, arm
+from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu
 
 COUPLED = {
+    "multiplication in base 3": Multiplication(longest_train=4, longest_test=5, max_position=12, base=3),
+    "multiplication": Multiplication(longest_train=4, longest_test=5, max_position=12),
     **{f"{m} operands": Addition(longest_train=4, longest_test=5, max_position=12, operands=m) for m in (2, 3, 4)},
 }
-RECIPES = {"addition": addition_cpu}
+RECIPES = {"addition": addition_cpu, "sums of three": addition_three_cpu, "multiplication": multiplication_cpu}
 each_task = pytest.mark.parametrize("task", COUPLED.values(), ids=COUPLED.keys())
 
 
@@ -61,8 +65,13 @@ def test_texts_say_what_integers_say_in_every_scheme(task):
             text = re.sub("<.*?>", "", hinted)
             question, answer = re.fullmatch(r"\$(.*)=(\d*)\$", text).groups()
             numbers = re.split(r"\D", question)
-            assert int(answer[::-1]) == sum(map(int, numbers))
-            assert len(numbers) == task.operands and {len(n) for n in numbers} == {size} and len(answer) == size + 1
+            if "*" in question:
+                values = (int(number, task.base) for number in numbers)
+                assert int(answer[::-1], task.base) == math.prod(values) and [*map(len, numbers)] == [size, 2]
+                assert len(answer) == size + 2
+            else:
+                assert int(answer[::-1]) == sum(map(int, numbers)) and [*map(len, numbers)] == task.operands * [size]
+                assert len(answer) == size + 1
             assert text_of(in_scheme(task, scheme), tokens[asked]) == hinted.split("=")[1]
             assert len(text) == task.length(size)
 
@@ -75,7 +84,9 @@ def test_tokens_of_one_role_and_only_they_share_an_id(task):
         named = dict(zip(found, ids.tolist(), strict=False))
         assert [named[role] for role in found] == ids[: len(found)].tolist()
         assert named.pop("$") == 0 and not ids[len(found) :].any()
-        assert named.get("+", named["="]) == named["="] and len(set(named.values())) == len({*named} - {"+"})
+        signs = {named.pop(sign) for sign in "+*=" if sign in named}
+        assert len(signs) == 1 and len({*named.values()} | signs) == len(named) + 1
+        named["="] = signs.pop()
         assert min(named.values()) >= 1 and max(named.values()) - min(named.values()) == task.couples(size) - 1
         highest = max(highest, *named.values())
     assert highest == task.max_position  # the largest start is drawn, and none beyond it
