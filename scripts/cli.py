@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
@@ -77,6 +77,16 @@ def parse_recipe(form: type[T], argv: list[str], prog: str, about: str | None) -
     values = {name: value for name in OPEN if (value := getattr(recipe, name)) is not None or name == "weights"}
     options, changed = parse_over(form, values, rest, f"{prog} {name}", about)
     return options, dataclasses.replace(recipe, **changed)
+
+
+def in_phases(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    """Return the recipe with a curriculum over a field of its task, given as words: longest_train 5 10 20."""
+    from tasks.mixture import curriculum
+
+    field, *values = words
+    if not all(value.isdecimal() for value in values):
+        raise UserError(f"a curriculum is a field of the task and its whole numbers, got {' '.join(words)}")
+    return dataclasses.replace(recipe, task=curriculum(recipe.task, field, tuple(map(int, values))))
 
 
 def parse_grid(form: type[T], argv: list[str], prog: str, about: str | None) -> tuple[T, Recipe, dict[str, list[Any]]]:

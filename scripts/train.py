@@ -12,7 +12,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import main_guard
-from scripts.cli import parse_recipe
+from scripts.cli import in_phases, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Options:
     resume: Literal["auto", "must", "never"] = "auto"  # whether to go on from the folder's newest checkpoint
     allow_change: tuple[str, ...] = ()  # fields that may differ from the recipe found in the folder
     quiet: bool = False  # no progress lines
+    curriculum: tuple[str, ...] = ()  # a field of the task and its value in each phase: longest_train 5 10 20
 
 
 def main(argv: list[str]) -> None:
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> None:
     from lm.mesh import is_main_process, start_processes
     from lm.train import fit
 
+    if options.curriculum:
+        recipe = in_phases(recipe, options.curriculum)
     start_processes()
     result = fit(
         recipe,

@@ -39,6 +39,11 @@ from tasks.formal.automata.simulation import (
     automaton_shifted_cpu,
 )
 from tasks.formal.automata.study import AUTOMATA, AUTOMATA_SHORTCUTS
+from tasks.formal.boolean.degree_curriculum import (
+    DEGREE_CURRICULUM,
+    degree_curriculum_cpu,
+    degree_curriculum_full,
+)
 from tasks.formal.boolean.functions import (
     BooleanFunctions,
     boolean_conjunction_cpu,
@@ -226,6 +231,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             retrieval_full,
             unseen_cpu,
             unseen_transformer_cpu,
+            degree_curriculum_cpu,
+            degree_curriculum_full,
             addition_cpu,
             addition_plain_cpu,
             addition_random_start_cpu,
@@ -283,6 +290,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             AUTOMATA_DEPTH,
             DYCK,
             UNSEEN,
+            DEGREE_CURRICULUM,
             POSITION_COUPLING,
             COUPLING_SCHEMES,
             TASK_HINTING,

@@ -4,6 +4,7 @@ Source: arXiv 2301.13105.
 
 A function of n signs is a sum of monomials, its Fourier expansion. Many functions agree on the part that was seen; the
 one of minimum degree has the least weight on monomials of degree n, among those the least on degree n - 1, and so on.
+With `most` set, only points with few minus signs are seen: of the full parity that is a question of length.
 
     >>> task = Unseen(target="product", bits=6)
     >>> example = task.sample(jax.random.key(1), 6)
@@ -38,13 +39,17 @@ class Target(NamedTuple):
 
 
 def targets(bits: int) -> dict[str, Target]:
-    """Return the paper's functions of so many signs by name, each with the part of the cube that is not seen."""
+    """Return the paper's functions of so many signs by name, each with the part of the cube that is not seen.
+
+    Of the full parity nothing is hidden but by the number of minus signs, where the task limits it.
+    """
     triples = {tuple(sorted((i, (i + 1) % bits, (i + 2) % bits))): 1.0 for i in range(bits)}
     return {
         "triangle": Target({(0, 1): 1.0, (1, 2): -1.25, (0, 2): 1.5}, (0, 1, 2), by_product=True),
         "product": Target({(0, 1): 1.0}, (0, 1)),
         "triples": Target(triples, (0, 1, 2)),
         "majority": Target({(0,): 0.5, (1,): 0.5, (2,): 0.5, (0, 1, 2): -0.5}, (0, 1)),
+        "parity": Target({tuple(range(bits)): 1.0}, (), by_product=True),
     }
 
 
@@ -71,7 +76,7 @@ def fourier(values_X: np.ndarray) -> np.ndarray:
 
 
 def degrees(bits: int) -> np.ndarray:
-    """Return the degree of every monomial, [2^bits]."""
+    """Return the degree of every monomial, [2^bits]; of a point it is the number of minus signs."""
     return ((np.arange(2**bits)[:, None] >> np.arange(bits)[None]) & 1).sum(axis=1)
 
 
@@ -111,7 +116,8 @@ def minimum_degree(values_X: np.ndarray, seen_X: np.ndarray) -> np.ndarray:
 class Unseen(Task):
     """Points of the cube of `bits` signs that training may see, with the value of the target; tests are the others.
 
-    Form `point` asks one number of a whole point, `text` asks it at the last of the signs.
+    Form `point` asks one number of a whole point, `text` asks it at the last of the signs. Points with more than
+    `most` minus signs are hidden too. Where nothing is hidden tests are of all points.
     """
 
     name: ClassVar[str] = "unseen"
@@ -120,12 +126,15 @@ class Unseen(Task):
     target: str = "product"
     bits: int = 10
     form: str = "point"  # point, text
+    most: int | None = None  # minus signs of a point that is seen; None: any number
 
     def __post_init__(self):
         require_choice("task.form", self.form, ("point", "text"))
         if not 4 <= self.bits <= 18:
             raise ConfigError(f"task.bits must be from 4 to 18, got {self.bits}")
         require_choice("task.target", self.target, tuple(targets(self.bits)))
+        if self.most is not None and not 0 <= self.most <= self.bits:
+            raise ConfigError(f"task.most must be from 0 to task.bits {self.bits}, got {self.most}")
 
     @property
     def vocabulary(self) -> int:
@@ -153,13 +162,14 @@ class Unseen(Task):
         """Return which points of the cube training may see, as booleans [2^bits]."""
         cube, target = signs(self.bits), targets(self.bits)[self.target]
         hidden = cube[:, list(target.hidden)]
-        return hidden.prod(axis=1) == 1 if target.by_product else (hidden == 1).any(axis=1)
+        shown = hidden.prod(axis=1) == 1 if target.by_product else (hidden == 1).any(axis=1)
+        return shown & (degrees(self.bits) <= (self.bits if self.most is None else self.most))
 
     def sample(self, key: Key, size: Array) -> Example:
         return self._draw(key, np.flatnonzero(self.seen()))
 
     def sample_test(self, key: Key, size: Array) -> Example:
-        return self._draw(key, np.flatnonzero(~self.seen()))
+        return self._draw(key, np.flatnonzero(~self.seen() | self.seen().all()))
 
     def _draw(self, key: Key, points: np.ndarray) -> Example:
         return self.write(jnp.asarray(points)[jax.random.randint(key, (), 0, len(points))])

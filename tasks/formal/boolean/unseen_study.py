@@ -18,10 +18,11 @@ from lm.config import Learned, MLPConfig, OptimizerConfig, Recipe, TrainConfig, 
 from lm.strict import override
 from lm.train import fit
 from lm.types import Net, Params
-from tasks.formal.boolean.unseen import Unseen, degrees, fourier, minimum_degree, profile, signs, targets
+from tasks.formal.boolean.unseen import Unseen, degrees, fourier, minimum_degree, profile, signs
 from tasks.task import Claim, Experiment
 
 PAPER = "Generalization on the unseen (Abbe et al. 2023)"
+TARGETS = ("triangle", "product", "triples", "majority")  # those that hide a part of the cube of themselves
 CLOSED_FORMS: Mapping[str, Mapping[tuple[int, ...], float]] = {
     "triangle": {(2,): 1.0, (0,): -1.25, (1,): 1.5},
     "product": {(0,): 1.0, (1,): 1.0, (): -1.0},
@@ -134,7 +135,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     """Fit x0 x1 with four learners, and every target with random features."""
     task = Unseen()
     figures = {"closed_form_error": closed_form_error(8)}
-    for name in targets(task.bits):
+    for name in TARGETS:
         other = Unseen(target=name)
         fitted, least = random_features(other, seed), minimum_degree(other.values(), other.seen())
         figures[f"features_distance/{name}"] = float(np.sqrt(profile(fourier(fitted - least)).sum()))
