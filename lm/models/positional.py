@@ -55,8 +55,7 @@ class Layer(nn.Module):
         queries, keys = (rotate(heads(name, asking), rotation) for name in ("query", "key"))
         scores = jnp.einsum("bqhe,bkhe->bhqk", queries, keys).astype(jnp.float32) * places**-0.5
         weights = jax.nn.softmax(scores)
-        shared = weights[0] if config.attention == "positional" else weights
-        read_BLHL = jnp.einsum("...hqk,...khe->...qhe", shared.astype(x_BLD.dtype), heads("value", x_MD))
+        read_BLHL = jnp.einsum("...hqk,...khe->...qhe", weights.astype(x_BLD.dtype), heads("value", x_MD))
         read_MD = linear(config.width, name="output")(read_BLHL.reshape(len(x_MD), -1))
         up, down = (linear(width, True, name=n) for n, width in (("up", config.feedforward), ("down", config.width)))
         hidden_MF = ACTIVATIONS["relu"](up(jnp.concatenate([x_MD, read_MD], axis=1)))
