@@ -193,7 +193,7 @@ def _slice_charts(slicing: str, metrics: list[str], parts: Mapping[str, Any], tr
             if not units[m]
         }
         return [f"<div><h3>{escape(_words(m))}</h3>{bar}</div>" for m, bar in bars.items()]
-    charts = []
+    charts, shaded = [], None if trained is None else (trained[0], trained[1])
     for unit in dict.fromkeys(units.values()):
         series = []
         for m, rates in columns.items():
@@ -204,7 +204,7 @@ def _slice_charts(slicing: str, metrics: list[str], parts: Mapping[str, Any], tr
         lows = [low for s in series for low in s.low or ()]
         wide = min(lows) > 0 and max(lows) > 10 * min(lows)
         scale: dict[str, Any] = {"log": wide} if unit else {"y_range": (0.0, 1.0), "percent": True}
-        charts.append(line_chart(series, x_label=slicing, y_label=label, shaded=trained and tuple(trained), **scale))
+        charts.append(line_chart(series, x_label=slicing, y_label=label, shaded=shaded, **scale))
     return charts
 
 
