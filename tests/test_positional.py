@@ -19,6 +19,7 @@ from lm.strict import ConfigError
 from lm.train import fit
 from lm.types import Batch, Net, Outputs
 from tasks.arithmetic.aggregates import ASKS, Aggregates, aggregate, aggregates_cpu, draw_ends
+from tasks.arithmetic.positional_attention import pictures
 
 B, L = 6, 5
 KINDS = {name: PositionalConfig(places=L, width=8, feedforward=6, depth=2, attention=name) for name in
@@ -223,6 +224,16 @@ def test_a_run_reports_errors_as_numbers(tmp_path):
     results = results[: results.index("</section>")]
     assert f"{error['value']:.4g} a number" in page and "a number" in results
     assert "%" not in results.replace("95 %", "") and "trained on" in results
+
+
+def test_pictures_show_each_question_that_was_measured_by_scale():
+    errors = {"positional": 1e-3, "standard": 1.0, "ratio": 1e3}
+    figures = {f"sort {name}@{c}": [c * e, 2 * c * e, 3 * c * e] for name, e in errors.items() for c in (1, 2, 10)}
+    (picture,) = pictures(figures)
+    assert picture.log and not picture.percent and picture.shaded == (1, 1) and picture.title.startswith("Sort")
+    for series, error in zip(picture.series, (1e-3, 1.0), strict=True):
+        np.testing.assert_allclose(series.y, [2 * c * error for c in series.x])
+        np.testing.assert_allclose(series.high, [2.5 * c * error for c in series.x])
 
 
 BAD = {
