@@ -25,7 +25,8 @@ class Example(NamedTuple):
     """One example, or a batch of them with a leading B on every array.
 
     Targets are already shifted where the task is next-token, and real where numbers are asked for. Weights are the
-    loss mask: 0 where nothing is asked. Positions are data, not a model flag: [L], or [L, A] for tasks with several position axes.
+    loss mask: 0 where nothing is asked. Positions are data, not a model flag: [L], or [L, A] for tasks with several
+    position axes.
     Attention stays within a segment; segment 0 is padding and None means one segment without padding. Within its
     segment a token attends to its own group and to group 0; None means that all tokens are of one group.
     `info` is for scoring and rendering alone; no model reads it.
