@@ -29,6 +29,7 @@ from lm.model_config import (  # noqa: F401 - all of them are handed on
     RNNConfig,
     Rotary,
     Sinusoidal,
+    Tempered,
     TransformerConfig,
 )  # fmt: skip
 from lm.strict import ConfigError, require_choice, require_pattern, require_positive
@@ -261,7 +262,7 @@ KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
-        TransformerConfig, RNNConfig, ReaderConfig, PositionalConfig, MLPConfig,
+        Tempered, TransformerConfig, RNNConfig, ReaderConfig, PositionalConfig, MLPConfig,
         RecurrentConvolutionConfig, ResNetConfig,
         OptimizerConfig, TrainConfig, MeshConfig,
         NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,

@@ -35,7 +35,7 @@ RULES: Rules = (
     (r"(input|hidden|recurrent|first|head)/kernel$", ("fsdp", "tensor")),
     (r"(stem|middle|last|shortcut)/kernel$", ("fsdp", "tensor")),
     (r"statistics/(mean|var)$", (None,)),
-    (r"(bias|scale)$", (None,)),
+    (r"(bias|scale|tau)$", (None,)),
 )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from lm.strict import ConfigError
+
 
 @dataclass(frozen=True)
 class NoPositions:
@@ -98,6 +100,21 @@ Positions = NoPositions | Learned | Sinusoidal | Rotary | ALiBi | RelativeBias |
 
 
 @dataclass(frozen=True)
+class Tempered:
+    """Scores multiplied by what grows with the number n of keys that a query sees, its position from 0 and one more.
+
+    By ln(n + 1) / ln(length), fixed and 1 at n = length - 1, or, without a `length`, by 1 + tau ln n with a tau that
+    each layer learns. Over n keys a softmax needs score gaps of the order of ln n (Awasthi and Gupta 2023).
+    """
+
+    length: int | None = None
+
+    def __post_init__(self):
+        if self.length is not None and self.length < 2:
+            raise ConfigError(f"model.tempered.length must be at least 2, got {self.length}")
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """A decoder transformer. None means: derived (kv_heads = heads, head_width = width / heads,
     feedforward = 4 width, or 8/3 width rounded up to a multiple of 8 for gated activations)."""
@@ -110,7 +127,7 @@ class TransformerConfig:
     kv_heads: int | None = None
     head_width: int | None = None
     feedforward: int | None = None
-    activation: str = "gelu"  # relu, gelu (by tanh), exact_gelu (by erf), swiglu, geglu
+    activation: str = "gelu"  # relu, gelu (by tanh), exact_gelu (by erf), swiglu, geglu, reglu
     norm: str = "rms"  # rms, layer
     norm_place: str = "pre"  # pre, post, both
     norm_epsilon: float = 1e-6
@@ -122,7 +139,7 @@ class TransformerConfig:
     shared_norm: bool = True  # in a parallel block both read one norm of it; False: each has its own
     positions: Positions = field(default_factory=Rotary)
     window: int | None = None  # tokens a query sees, itself included; None: all up to itself
-    tempered: int | None = None  # N: scores at position i times ln(i + 2) / ln(N), so that long texts stay sharp
+    tempered: Tempered | None = None  # None: scores do not depend on how many keys there are
     dropout: float = 0.0  # on the output of attention and feed-forward
     embedding_dropout: float = 0.0
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import Learned, TransformerConfig
+from lm.config import Learned, NoPositions, TransformerConfig
 from lm.types import Params
 
 # With an epsilon far above any mean square a norm divides by its root, which the scale undoes.
@@ -20,7 +20,10 @@ EPSILON = 1e12
 
 
 class Layer(NamedTuple):
-    """Kernels of one block: query, key, value [D, H, h], output [H, h, D], up [D, F], down [F, D]."""
+    """Kernels of one block: query, key, value [D, H, h], output [H, h, D], up [D, F], down [F, D], gate [D, F].
+
+    Without a gate the feed-forward is down relu(up x), with one it is down (relu(gate x) * up x), in all layers alike.
+    """
 
     query: np.ndarray
     key: np.ndarray
@@ -28,10 +31,11 @@ class Layer(NamedTuple):
     output: np.ndarray
     up: np.ndarray
     down: np.ndarray
+    gate: np.ndarray | None = None
 
 
-def hand_config(embedding: np.ndarray, positions: np.ndarray, layers: Sequence[Layer]) -> TransformerConfig:
-    """Return the configuration that the shapes imply."""
+def hand_config(embedding: np.ndarray, positions: np.ndarray | None, layers: Sequence[Layer]) -> TransformerConfig:
+    """Return the configuration that the shapes imply; without a table of positions there is no such signal."""
     _, heads, head_width = layers[0].query.shape
     return TransformerConfig(
         vocabulary=embedding.shape[0],
@@ -40,16 +44,18 @@ def hand_config(embedding: np.ndarray, positions: np.ndarray, layers: Sequence[L
         heads=heads,
         head_width=head_width,
         feedforward=layers[0].up.shape[1],
-        activation="relu",
+        activation="relu" if layers[0].gate is None else "reglu",
         norm_epsilon=EPSILON,
         tied=False,
-        positions=Learned(rows=positions.shape[0]),
+        positions=NoPositions() if positions is None else Learned(rows=positions.shape[0]),
         dtype="float32",
         initialisation="t5",  # the one whose scores are not divided by the root of the head width
     )
 
 
-def hand_params(embedding: np.ndarray, positions: np.ndarray, layers: Sequence[Layer], head: np.ndarray) -> Params:
+def hand_params(
+    embedding: np.ndarray, positions: np.ndarray | None, layers: Sequence[Layer], head: np.ndarray
+) -> Params:
     """Return the parameters of the model of `hand_config`: tables [V, D] and [rows, D], blocks, head [D, V]."""
     width = embedding.shape[1]
     no_norm = {"scale": np.full(width, EPSILON**0.5)}
@@ -63,13 +69,17 @@ def hand_params(embedding: np.ndarray, positions: np.ndarray, layers: Sequence[L
                 "output": {"kernel": layer.output.reshape(-1, width)},
             },
             "feedforward_norm": no_norm,
-            "feedforward": {"up": {"kernel": layer.up}, "down": {"kernel": layer.down}},
+            "feedforward": {
+                name: {"kernel": getattr(layer, name)}
+                for name in ("gate", "up", "down")
+                if getattr(layer, name) is not None
+            },
         }
         for layer in layers
     ]
     params = {
         "embedding": {"table": embedding},
-        "positions": {"table": positions},
+        **({} if positions is None else {"positions": {"table": positions}}),
         "blocks": jax.tree.map(lambda *kernels: np.stack(kernels), *blocks),
         "final_norm": no_norm,
         "head": {"kernel": head},

@@ -27,6 +27,7 @@ from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, 
 from tasks.arithmetic.position_coupling import POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
+from tasks.arithmetic.sorting_construction import TASK_HINTING_CONSTRUCTION
 from tasks.arithmetic.task_hinting import TASK_HINTING
 from tasks.formal.automata.depth_study import AUTOMATA_DEPTH, automaton_table_cpu
 from tasks.formal.automata.simulation import (
@@ -294,6 +295,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             POSITION_COUPLING,
             COUPLING_SCHEMES,
             TASK_HINTING,
+            TASK_HINTING_CONSTRUCTION,
             POSITIONAL_ATTENTION,
             GROKKING,
             GROUP_GROKKING,

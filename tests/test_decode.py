@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.candidates import best_at_k, best_score, majority_vote, pass_at_k, weighted_vote
-from lm.config import ALiBi, MLPConfig, RNNConfig, TransformerConfig
+from lm.config import ALiBi, MLPConfig, RNNConfig, Tempered, TransformerConfig
 from lm.decode import bucket, choose, generate, pad_left, sample, truncate
 from lm.models import build
 from lm.strict import ConfigError
@@ -20,7 +20,9 @@ V, STOP, PAD, MAX_NEW = 13, 3, 0, 9
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 4, 5], [7], [4, 12, 6], [9, 9, 9, 9, 9], [11, 5]]
 MODELS = {
     "rotary": TransformerConfig(vocabulary=V, depth=2, width=16, heads=2, kv_heads=1),
-    "alibi": TransformerConfig(vocabulary=V, depth=2, width=16, heads=2, positions=ALiBi(), tied=False),
+    "alibi": TransformerConfig(
+        vocabulary=V, depth=2, width=16, heads=2, positions=ALiBi(), tied=False, tempered=Tempered()
+    ),
     "lstm": RNNConfig(vocabulary=V, width=16),
 }
 

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import TrainConfig, TransformerConfig
+from lm.config import TrainConfig
 from lm.data.mixture import Phase
-from lm.models import build
-from lm.models.attention import temper
 from lm.strict import ConfigError
 from tasks.arithmetic.sorting import ASKS, END, FIRST, Sorting, sorting_hinted_cpu
 from tasks.mixture import TaskMixture
@@ -82,11 +80,3 @@ def test_a_curriculum_over_sizes_is_a_mixture_of_ranges():
 def test_a_mixture_that_makes_no_sense_is_one_line(parts, phases, message):
     with pytest.raises(ConfigError, match=message):
         TaskMixture(parts, phases)
-
-
-def test_tempered_scores_are_as_they_were_at_the_length_of_training_and_grow_beyond():
-    factors = temper(jnp.arange(100)[None], 22)[0, 0, :, 0]
-    assert factors[20] == pytest.approx(1) and (jnp.diff(factors) > 0).all()
-    assert factors[98] == pytest.approx(np.log(100) / np.log(22))
-    with pytest.raises(ConfigError, match="tempered must be at least 2"):
-        build(TransformerConfig(tempered=1))

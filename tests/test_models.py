@@ -20,6 +20,7 @@ from lm.config import (
     RNNConfig,
     Rotary,
     Sinusoidal,
+    Tempered,
     TransformerConfig,
 )
 from lm.models import blocked_attention, build, causal_attention, make_scheme, plain_attention
@@ -35,10 +36,10 @@ POST = replace(SMALL, positions=Sinusoidal(), norm="layer", norm_place="post", a
 LONG, SLOW = LongRope((1.0, 1.5), (2.0, 5.0), 8, 32), Llama3Scaling(4.0, 1.0, 4.0, 8)
 TWO_NORMS = {"parallel": True, "shared_norm": False, "activation": "exact_gelu", "bias": True, "head_bias": False}
 MODELS = {
-    "none": replace(SMALL, positions=NoPositions()),
+    "none": replace(SMALL, positions=NoPositions(), activation="reglu"),
     "learned, t5": T5,
-    "learned axes": replace(T5, positions=Learned(32, separate=True, axes=2)),
-    "sinusoidal, post": replace(POST, tempered=4),
+    "learned axes": replace(T5, positions=Learned(32, separate=True, axes=2), tempered=Tempered()),
+    "sinusoidal, post": replace(POST, tempered=Tempered(4)),
     "rotary, grouped": replace(SMALL, kv_heads=2, activation="swiglu", initialisation="lecun"),
     "rotary part, parallel": replace(SMALL, positions=Rotary(fraction=0.5), parallel=True, bias=True, tied=False),
     "window, long rope": replace(SMALL, positions=Rotary(scaling=LONG), window=2, qkv_bias=True),

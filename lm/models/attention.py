@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.config import Tempered
 from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
 from lm.types import Array
@@ -34,7 +35,7 @@ class Past(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What all layers share in one call: positions [B, L] or [B, L, A], segments and groups [B, L] or None, the rest."""
+    """What all layers share in one call: positions [B, L] or [B, L, A], segments and groups [B, L] or None."""
 
     positions: Array
     segments: Array | None = None
@@ -57,8 +58,9 @@ def causal_attention(
 ) -> Array:
     """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
 
-    With groups, only to those of the same group or of group 0. With a `window`, only to the last tokens of that number, the query's own included. On CPU, queries go in blocks
-    that read only the keys they may see: half the work, and it stays in cache.
+    With groups, only to those of the same group or of group 0. With a `window`, only to the last tokens of that
+    number, the query's own included. On CPU, queries go in blocks that read only the keys they may see: half the
+    work, and it stays in cache.
     """
     length = q_BHLh.shape[2]
     blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
@@ -180,13 +182,19 @@ def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
     return jnp.einsum("bkgqs,bksh->bkgqh", weights, v_BKSh).reshape(batch, heads, count, width)
 
 
-def temper(positions: Array, length: int) -> Array:
-    """Return ln(i + 2) / ln(length) for positions i, [B, 1, L, 1] (Awasthi and Gupta 2023).
+class Temper(nn.Module):
+    """What the scores of queries at positions [B, L] or [B, L, A] are multiplied by, [B, 1, L, 1]."""
 
-    A softmax over n keys needs score gaps that grow like ln n to stay as sharp as it was over fewer.
-    """
-    ids_BL = positions.reshape(*positions.shape[:2], -1)[..., 0]
-    return (jnp.log(ids_BL + 2.0) / math.log(length))[:, None, :, None]
+    config: Tempered
+
+    @nn.compact
+    def __call__(self, positions: Array) -> Array:
+        visible_BL = positions.reshape(*positions.shape[:2], -1)[..., 0] + 1.0
+        if self.config.length is not None:
+            factor_BL = jnp.log(visible_BL + 1) / math.log(self.config.length)
+        else:
+            factor_BL = 1 + self.param("tau", nn.initializers.normal(0.02), ()) * jnp.log(visible_BL)
+        return factor_BL[:, None, :, None]
 
 
 class Attention(nn.Module):
@@ -203,7 +211,7 @@ class Attention(nn.Module):
     use_bias: bool = False
     qkv_bias: bool | None = None  # None: as use_bias
     window: int | None = None  # with a cache, `Past.allowed` says what is seen
-    tempered: int | None = None
+    tempered: Tempered | None = None
     dtype: DType = jnp.float32
     query_init: Initialiser = fan_in_normal
     kernel_init: Initialiser = fan_in_normal
@@ -228,7 +236,7 @@ class Attention(nn.Module):
 
         q_BHLh = rotate(project("query", self.heads, self.query_init), context.rotation).swapaxes(1, 2)
         if self.tempered is not None:
-            q_BHLh = q_BHLh * temper(positions, self.tempered).astype(q_BHLh.dtype)
+            q_BHLh = q_BHLh * Temper(self.tempered, name="temper")(positions).astype(q_BHLh.dtype)
         k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
         v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
         if cache is None or past is None:

@@ -25,7 +25,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "exact_gelu": partial(jax.nn.gelu, approximate=False),
 }
-GATED: dict[str, Callable[[Array], Array]] = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+GATED: dict[str, Callable[[Array], Array]] = {  # Shazeer 2020
+    "swiglu": jax.nn.silu,
+    "geglu": jax.nn.gelu,
+    "reglu": jax.nn.relu,
+}
 INITIALISATIONS = ("scaled", "lecun", "t5")
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -161,7 +165,7 @@ class Norm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two projections around an activation; swiglu and geglu multiply `up` by an activated `gate`."""
+    """Two projections around an activation; swiglu, geglu and reglu multiply `up` by an activated `gate`."""
 
     hidden: int
     activation: str = "gelu"

@@ -16,9 +16,10 @@ sharding rules, decay masks and growth maps match on these names:
     blocks/attention/key/kernel              [N, D, K h]
     blocks/attention/value/kernel            [N, D, K h]
     blocks/attention/output/kernel           [N, H h, D]
+    blocks/attention/temper/tau              [N]             tempered without a length
     blocks/attention_post_norm/scale         [N, D]          norm_place "both"
     blocks/feedforward_norm/scale            [N, D]          absent in parallel blocks with a shared norm
-    blocks/feedforward/gate/kernel           [N, D, F]       swiglu, geglu
+    blocks/feedforward/gate/kernel           [N, D, F]       swiglu, geglu, reglu
     blocks/feedforward/up/kernel             [N, D, F]
     blocks/feedforward/down/kernel           [N, F, D]
     blocks/feedforward_post_norm/scale       [N, D]          norm_place "both"
@@ -38,7 +39,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.config import Learned, TransformerConfig
+from lm.config import Learned, Randomised, TransformerConfig
 from lm.models import layers
 from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask, open_groups
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
@@ -80,8 +81,8 @@ def resolve(config: TransformerConfig) -> Resolved:
     for name in ("dropout", "embedding_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
-    if config.tempered is not None and config.tempered < 2:
-        raise ConfigError(f"model.tempered must be at least 2, got {config.tempered}")
+    if config.tempered is not None and isinstance(config.positions, Randomised):
+        raise ConfigError("model.tempered counts keys by position, which model.positions Randomised draws anew")
     if config.inputs is not None and config.tied:
         raise ConfigError("model.tied must be false where model.inputs are numbers: there is no embedding to share")
     if config.head_width is None and config.width % config.heads:

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import NoPositions, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import NoPositions, OptimizerConfig, Recipe, Tempered, TrainConfig, TransformerConfig
 from lm.data.mixture import Phase
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key, Mean
@@ -144,7 +144,7 @@ class Sorting(Task):
         return FIRST + number[None], 1, FIRST + answer, jnp.asarray(count, jnp.int32)
 
     def score(self, predictions_L: Array, example: Example) -> dict[str, Array | Mean]:
-        """Grade as every task does; of a sorted list also say how it first goes wrong, in shares that add up to 1."""
+        """Grade as every task does; of a sorted list also say how it first goes wrong."""
         found = super().score(predictions_L, example)
         return found | first_error(predictions_L, example) if self.ask == "sort" else found
 
@@ -216,7 +216,7 @@ def sorting_hinted_cpu() -> Recipe:
     python scripts/train.py sorting_hinted_cpu
     """
     plain = sorting_cpu()
-    tempered = replace(plain.model, tempered=plain.task.train_length)
+    tempered = replace(plain.model, tempered=Tempered(plain.task.train_length))
     return replace(hinted(plain, "count"), name="sorting_hinted_cpu", model=tempered)
 
 

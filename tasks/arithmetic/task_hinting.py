@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from lm.config import Recipe, TransformerConfig
+from lm.config import Recipe, Tempered, TransformerConfig
 from lm.look import STREAM
 from lm.observe import observe
 from lm.probe import linear_probe
@@ -38,7 +38,7 @@ def arms() -> dict[str, Recipe]:
     """Return what is compared; all see as many sorted lists."""
     base = sorting_cpu()
     plain = replace(base, task=replace(base.task, test_count=256))
-    sharp = replace(plain, model=replace(plain.model, tempered=plain.task.train_length))
+    sharp = replace(plain, model=replace(plain.model, tempered=Tempered(plain.task.train_length)))
     return {
         "no_hint": plain,
         "count": hinted(plain, "count"),
