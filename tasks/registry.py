@@ -24,7 +24,7 @@ from tasks.arithmetic.board import Board, board_cpu, board_full
 from tasks.arithmetic.copying import Copying, copy_cpu, copy_full, reverse_cpu, reverse_full
 from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES
 from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, multiplication_full
-from tasks.arithmetic.position_coupling import POSITION_COUPLING
+from tasks.arithmetic.position_coupling import COUPLING_CONSTRUCTION, POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
 from tasks.arithmetic.sorting_construction import TASK_HINTING_CONSTRUCTION
@@ -294,6 +294,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             DEGREE_CURRICULUM,
             POSITION_COUPLING,
             COUPLING_SCHEMES,
+            COUPLING_CONSTRUCTION,
             TASK_HINTING,
             TASK_HINTING_CONSTRUCTION,
             POSITIONAL_ATTENTION,

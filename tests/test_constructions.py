@@ -10,7 +10,7 @@ import pytest
 from lm.models import build
 from tasks.arithmetic.addition import Addition, addition_cpu
 from tasks.arithmetic.addition_construction import construct
-from tasks.arithmetic.position_coupling import construction_exact_match
+from tasks.arithmetic.position_coupling import LONG, construction_exact_match
 from tasks.build import numeral
 from tasks.formal.flip_flop.study import construction_errors
 
@@ -18,8 +18,8 @@ MODEL = addition_cpu().model
 
 
 def test_addition_by_hand_is_exact_at_a_hundred_digits_and_needs_sharp_heads():
-    assert construction_exact_match(1000) == 1.0
-    assert construction_exact_match(10, sharpness=0.0) == 0.0
+    assert construction_exact_match(LONG, 1000) == 1.0
+    assert construction_exact_match(LONG, 10, sharpness=0.0) == 0.0
 
 
 @pytest.mark.parametrize("digits", [1, 300])
