@@ -156,8 +156,8 @@ def aggregates_cpu() -> Recipe:
         name="aggregates_cpu",
         task=task,
         model=PositionalConfig(places=task.max_length, width=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, final_fraction=0.02, beta2=0.999, clip=None),
-        train=TrainConfig(steps=5000, batch_size=256, steps_per_dispatch=100, log_every=500, save_every=5000),
+        optimizer=OptimizerConfig(learning_rate=2e-3, final_fraction=0.02, beta2=0.999, clip=None),
+        train=TrainConfig(steps=8000, batch_size=128, steps_per_dispatch=200, log_every=1000, save_every=8000),
         objective="squared",
     )
 
