@@ -80,11 +80,13 @@ from tasks.formal.parity.tabular_study import TABULAR
 from tasks.formal.scratchpad.cycles import (
     Cycles,
     cycles_cpu,
+    cycles_curriculum_cpu,
     cycles_full,
     cycles_path_cpu,
     cycles_plain_cpu,
     cycles_plain_full,
 )
+from tasks.formal.scratchpad.shifted_addition import ShiftedAddition, shifted_addition_full
 from tasks.formal.scratchpad.spaced_addition import (
     SpacedAddition,
     spaced_addition_cpu,
@@ -97,7 +99,7 @@ from tasks.formal.scratchpad.spaced_parity import (
     spaced_parity_full,
     spaced_parity_plain_cpu,
 )
-from tasks.formal.scratchpad.study import INDUCTIVE_SCRATCHPAD
+from tasks.formal.scratchpad.study import INDUCTIVE_SCRATCHPAD, SCRATCHPAD_LENGTHS
 from tasks.formal.search.graph_search import GraphSearch, graph_search_cpu, graph_search_full
 from tasks.formal.search.graph_study import GRAPH_SEARCH
 from tasks.formal.search.retrieval import Retrieval, retrieval_cpu, retrieval_full
@@ -162,6 +164,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(
             Cycles,
             SpacedParity,
             SpacedAddition,
+            ShiftedAddition,
             Addition,
             Multiplication,
             Copying,
@@ -218,6 +221,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             cycles_cpu,
             cycles_path_cpu,
             cycles_plain_cpu,
+            cycles_curriculum_cpu,
             cycles_full,
             cycles_plain_full,
             spaced_parity_cpu,
@@ -226,6 +230,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             spaced_addition_cpu,
             spaced_addition_plain_cpu,
             spaced_addition_full,
+            shifted_addition_full,
             graph_search_cpu,
             graph_search_full,
             retrieval_cpu,
@@ -305,6 +310,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             RCNN,
             ICL_BOOLEAN,
             INDUCTIVE_SCRATCHPAD,
+            SCRATCHPAD_LENGTHS,
             GRAPH_SEARCH,
             RETRIEVAL,
             TINYGSM,

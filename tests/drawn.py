@@ -15,6 +15,7 @@ from tasks.formal.groups.modular_arithmetic import ModularArithmetic
 from tasks.formal.groups.tables import GroupTable
 from tasks.formal.parity.sparse_parity import SparseParity
 from tasks.formal.scratchpad.cycles import Cycles
+from tasks.formal.scratchpad.shifted_addition import ShiftedAddition
 from tasks.formal.scratchpad.spaced_addition import SpacedAddition
 from tasks.formal.scratchpad.spaced_parity import SpacedParity
 from tasks.formal.search.graph_search import GraphSearch
@@ -73,6 +74,7 @@ DRAWN = {
     "spaced parity at once": SpacedParity(width=8, longest_train=3, longest_test=6, scratchpad="none"),
     "spaced addition": SpacedAddition(width=4, longest_train=2, longest_test=3),
     "spaced addition at once": SpacedAddition(width=4, longest_train=2, longest_test=3, scratchpad="none"),
+    "shifted addition": ShiftedAddition(longest_train=2, longest_test=3),
     "unseen points": Unseen(bits=6),
     "unseen texts": Unseen("triples", bits=6, form="text"),
     "shapes": Shapes(),

@@ -16,7 +16,9 @@ from lm.strict import ConfigError
 from lm.types import Batch
 from tasks.formal.scratchpad import inductive
 from tasks.formal.scratchpad.cycles import Cycles
+from tasks.formal.scratchpad.globality import cycle_degree, information
 from tasks.formal.scratchpad.inductive import ARROW, ASK, BEGIN, BLANK, END, FIRST, NEXT, PLUS, ZERO, induce, write
+from tasks.formal.scratchpad.shifted_addition import ShiftedAddition
 from tasks.formal.scratchpad.spaced_addition import SpacedAddition
 from tasks.formal.scratchpad.spaced_parity import SpacedParity
 from tasks.mixture import TaskMixture
@@ -163,6 +165,7 @@ STATES = {
     "cycles": (Cycles(shortest=2, longest=4, names=9), 4),
     "spaced_parity": (SpacedParity(width=8, longest_train=3, longest_test=6), 5),
     "spaced_addition": (SpacedAddition(width=4, longest_train=2, longest_test=3), 3),
+    "shifted_addition": (ShiftedAddition(longest_train=2, longest_test=3), 3),
 }
 each_scratchpad = pytest.mark.parametrize("name", STATES)
 
@@ -272,6 +275,17 @@ def test_what_sees_the_multiset_of_tokens_alone_has_no_better_than_chance():
         assert np.array_equal(*seen) and examples[0].targets[15] != examples[1].targets[15]
 
 
+def test_less_than_half_of_the_edges_says_nothing_about_the_cycles():
+    """The degree counts tokens: those of n whole edges, exactly, where the paper shows that it is at least n."""
+    tokens = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert information(tokens, tokens[:, 0] ^ tokens[:, 1]) == 1 and information(tokens, tokens[:, 1]) == 1
+    assert information(tokens[:, :1], tokens[:, 0] ^ tokens[:, 1]) == 0
+    for size in (2, 3):
+        found = cycle_degree(size)
+        assert found.degree == len(found.places) == 2 * size
+        assert all(place ^ 1 in found.places for place in found.places)
+
+
 # Spaced parity and addition: check 5
 
 
@@ -310,9 +324,33 @@ def test_texts_of_digits_read_back_as_their_sum():
             assert str(a + b).zfill(size + 1) == "".join(str(token - ZERO) for token in digits[-2::-1])
 
 
+def test_operands_turn_and_the_sum_takes_the_place_of_the_letters():
+    task = ShiftedAddition(longest_train=3, longest_test=5)
+    for size in (1, 2, 5):
+        _, _, questions, answers = texts(task, size, 20)
+        for question, answer in zip(questions, answers, strict=True):
+            width = 3 * size + 4
+            rows = [question, *(answer[i : i + width] for i in range(0, len(answer), width))]
+            assert len(rows) == size + 1 and [row[-1] for row in rows] == [BEGIN, *[NEXT] * (size - 1), END]
+            operands = [(row[:size], row[size + 1 : 2 * size + 1]) for row in rows]
+            for step, operand in itertools.product(range(size + 1), (0, 1)):
+                turned, first = operands[step][operand], operands[0][operand]
+                assert turned == first[size - step :] + first[: size - step]
+            letters = question[2 * size + 3 : -1]
+            a, b = (int("".join(str(token - ZERO) for token in part)) for part in operands[0])
+            for step, row in enumerate(rows):
+                assert row[size] == PLUS and row[2 * size + 1] == inductive.EQUALS
+                digits = [token - ZERO for token in (row[2 * size + 2], *row[2 * size + 3 :][:step])]
+                low = a % 10**step + b % 10**step
+                assert digits == [low // 10**step, *([int(c) for c in str(low % 10**step).zfill(step)] if step else [])]
+                assert row[2 * size + 3 + step : -1] == letters[: size - step]
+
+
 @pytest.mark.parametrize(
     "make, field",
     [
+        (lambda: ShiftedAddition(scratchpad="none"), "task.scratchpad"),
+        (lambda: ShiftedAddition(longest_train=27), "task.longest_train"),
         (lambda: Cycles(scratchpad="path"), "task.scratchpad"),
         (lambda: Cycles(edges="pair"), "task.edges"),
         (lambda: Cycles(longest=4), "task.names must be at least 8"),

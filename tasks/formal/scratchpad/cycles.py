@@ -28,11 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.data.mixture import Phase
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key
 from tasks.build import concatenate
 from tasks.formal.scratchpad import inductive
 from tasks.formal.scratchpad.inductive import ARROW, ASK, BEGIN, END, FIRST, FORMS, NEXT, THEN, ZERO
+from tasks.mixture import TaskMixture
 from tasks.task import Task
 
 
@@ -161,9 +163,10 @@ class Cycles(Task):
 def cycles_cpu() -> Recipe:
     """Three layers of width 64 walk around three of six nodes, each state from the question and the last one.
 
-    Abbe et al. 2024 in small. python scripts/train.py cycles_cpu
+    Abbe et al. 2024 in small. Examined on ways of two and of four steps, too: the nodes are as many, the ways are new.
+    python scripts/train.py cycles_cpu
     """
-    task = Cycles()
+    task = Cycles(nodes=6, tested=(2, 3, 4))
     return Recipe(
         name="cycles_cpu",
         task=task,
@@ -177,7 +180,7 @@ def cycles_cpu() -> Recipe:
             initialisation="lecun",
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100),
-        train=TrainConfig(steps=2000, batch_size=64, steps_per_dispatch=40, save_every=5000),
+        train=TrainConfig(steps=1500, batch_size=64, steps_per_dispatch=50, save_every=5000),
     )
 
 
@@ -202,6 +205,19 @@ def cycles_plain_cpu() -> Recipe:
         task=replace(short.task, scratchpad="none"),
         train=replace(short.train, steps=5000),
     )
+
+
+def cycles_curriculum_cpu() -> Recipe:
+    """No scratchpad, but cycles of two nodes first and both sizes then.
+
+    python scripts/train.py cycles_curriculum_cpu
+    """
+    plain = cycles_plain_cpu()
+    three = Cycles(scratchpad="none")
+    two = replace(three, shortest=2, longest=2)
+    phases = (Phase(0.4, (("two", 1.0),)), Phase(0.6, (("two", 1.0), ("three", 3.0))))
+    task = TaskMixture((("three", three), ("two", two)), phases)
+    return replace(plain, name="cycles_curriculum_cpu", task=task)
 
 
 def cycles_full() -> Recipe:

@@ -43,7 +43,7 @@ class SpacedAddition(Task):
 
     width: int = 10
     longest_train: int = 5
-    longest_test: int = 10
+    longest_test: int = 9
     scratchpad: str = "inductive"  # none, full, inductive
 
     def __post_init__(self):
@@ -78,7 +78,11 @@ class SpacedAddition(Task):
 
     @property
     def test_sizes(self) -> tuple[int, ...]:
-        return tuple(range(1, self.longest_test + 1))
+        return tuple(range(self.longest_test, 0, -2))[::-1]
+
+    @property
+    def test_count(self) -> int:
+        return 512
 
     def sample(self, key: Key, size: Array) -> Example:
         return self._sample(key, size, self.longest_train)
@@ -126,7 +130,7 @@ class SpacedAddition(Task):
 
 
 def spaced_addition_cpu() -> Recipe:
-    """Three layers of width 64 learn sums of 1 to 5 digits in fields of 10 places, and are asked for up to 10.
+    """Three layers of width 64 learn sums of 1 to 5 digits in fields of 10 places, and are asked for up to 9.
 
     Abbe et al. 2024 in small. python scripts/train.py spaced_addition_cpu
     """

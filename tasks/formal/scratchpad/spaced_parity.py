@@ -76,8 +76,11 @@ class SpacedParity(Task):
 
     @property
     def test_sizes(self) -> tuple[int, ...]:
-        step = max(1, self.longest_test // 10)
-        return tuple(range(step, self.longest_test + 1, step))
+        return tuple(range(self.longest_test, 0, -4))[::-1]
+
+    @property
+    def test_count(self) -> int:
+        return 512
 
     def sample(self, key: Key, size: Array) -> Example:
         return self._sample(key, size, self.longest_train)
