@@ -21,7 +21,9 @@ from tasks.arithmetic.addition import (
 )
 from tasks.arithmetic.aggregates import Aggregates, aggregates_cpu, aggregates_full
 from tasks.arithmetic.board import Board, board_cpu, board_full
+from tasks.arithmetic.board_study import COUPLED_BOARDS
 from tasks.arithmetic.copying import Copying, copy_cpu, copy_full, reverse_cpu, reverse_full
+from tasks.arithmetic.copying_study import COUPLED_COPYING
 from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES
 from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, multiplication_full
 from tasks.arithmetic.position_coupling import COUPLING_CONSTRUCTION, POSITION_COUPLING
@@ -298,6 +300,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             UNSEEN,
             DEGREE_CURRICULUM,
             POSITION_COUPLING,
+            COUPLED_COPYING,
+            COUPLED_BOARDS,
             COUPLING_SCHEMES,
             COUPLING_CONSTRUCTION,
             TASK_HINTING,

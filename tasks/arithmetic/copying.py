@@ -46,7 +46,7 @@ class Copying(Coupled):
     spellings: ClassVar[str] = "_?$0123456789="
 
     longest_test: int = 40
-    max_position: int = 50
+    max_position: int = 42
     order: str = "forwards"  # forwards, backwards
 
     def __post_init__(self):
@@ -88,9 +88,10 @@ class Copying(Coupled):
 
 
 def copy_cpu() -> Recipe:
-    """One layer trained to copy 1-10 digits, good to 40 and more: 1,000 steps of 64.
+    """One layer trained to copy 1-10 digits: 700 steps of 64.
 
-    Cho et al. 2024 in small.
+    Cho et al. 2024 in small. Expected exact match 1.00 at 10 digits; at 40, 0.6 in a pilot of 1,000 steps, most often
+    wrong where the copy ends. Half a minute on one CPU core.
     python scripts/train.py copy_cpu
     """
     task = Copying()
@@ -100,9 +101,9 @@ def copy_cpu() -> Recipe:
         model=TransformerConfig(
             vocabulary=task.vocabulary,
             depth=1,
-            width=64,
-            heads=4,
-            head_width=32,
+            width=128,
+            heads=2,
+            head_width=64,
             feedforward=128,
             activation="geglu",
             norm_place="both",
@@ -111,14 +112,14 @@ def copy_cpu() -> Recipe:
             initialisation="t5",
         ),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20, final_fraction=0.1, beta2=0.95),
-        train=TrainConfig(steps=1000, batch_size=64, steps_per_dispatch=20),
+        train=TrainConfig(steps=700, batch_size=64, steps_per_dispatch=20),
     )
 
 
 def reverse_cpu() -> Recipe:
-    """The same layer trained to write 1-10 digits backwards, good to 40 and more.
+    """The same layer trained to write 1-10 digits backwards.
 
-    Cho et al. 2024 in small.
+    Cho et al. 2024 in small. Half a minute on one CPU core.
     python scripts/train.py reverse_cpu
     """
     return _backwards(copy_cpu(), "reverse_cpu")
@@ -137,7 +138,12 @@ def copy_full() -> Recipe:
         name="copy_full",
         task=task,
         model=replace(
-            small.model, width=512, head_width=128, feedforward=2048, positions=Learned(rows=task.max_position + 1)
+            small.model,
+            width=512,
+            heads=4,
+            head_width=128,
+            feedforward=2048,
+            positions=Learned(rows=task.max_position + 1),
         ),
         optimizer=replace(small.optimizer, learning_rate=1e-4, warmup_steps=500),
         train=replace(small.train, steps=50_000, batch_size=1000, save_every=5000),
