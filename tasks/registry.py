@@ -31,6 +31,7 @@ from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
 from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
 from tasks.arithmetic.sorting_construction import TASK_HINTING_CONSTRUCTION
 from tasks.arithmetic.task_hinting import TASK_HINTING
+from tasks.arithmetic.task_hinting_lengths import TASK_HINTING_LENGTHS
 from tasks.formal.automata.depth_study import AUTOMATA_DEPTH, automaton_table_cpu
 from tasks.formal.automata.simulation import (
     Automaton,
@@ -305,6 +306,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             COUPLING_SCHEMES,
             COUPLING_CONSTRUCTION,
             TASK_HINTING,
+            TASK_HINTING_LENGTHS,
             TASK_HINTING_CONSTRUCTION,
             POSITIONAL_ATTENTION,
             GROKKING,

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from lm.config import KINDS, NoPositions, Randomised, Tempered, TransformerConfig
+from lm.losses import next_token
 from lm.models import build
 from lm.models.attention import Temper
 from lm.strict import ConfigError, from_json, to_json
+from lm.transforms import fit_sharpness, sharpen
 from tasks.arithmetic import task_hinting
 from tasks.arithmetic.sorting import END, FIRST, MISTAKES, Sorting
 from tasks.arithmetic.sorting_construction import sorted_exactly
@@ -76,14 +78,19 @@ def test_tempered_scores_are_those_of_queries_so_much_longer(tempered, factor):
     batch = batch._replace(positions=jnp.full_like(batch.positions, 4))  # five keys for every query
     plain, net = build(NET), build(replace(NET, tempered=tempered))
     params = plain.init(jax.random.key(0))
-    attention = params["blocks"]["attention"]
-    longer = jax.tree.map(lambda kernel: factor * kernel, attention["query"])
-    expected = {**params, "blocks": {**params["blocks"], "attention": {**attention, "query": longer}}}
+    attention, expected = params["blocks"]["attention"], sharpen(params, factor)
     if tempered.length is None:
         attention = {**attention, "temper": {"tau": jnp.full(2, 0.3)}}
     given = {**params, "blocks": {**params["blocks"], "attention": attention}}
     np.testing.assert_allclose(net.apply(given, batch).logits, plain.apply(expected, batch).logits, atol=1e-5)
     assert np.abs(plain.apply(params, batch).logits - plain.apply(expected, batch).logits).max() > 1e-4
+
+
+def test_the_factor_that_is_fitted_makes_the_targets_likeliest():
+    net, batch = build(NET), jax.vmap(lambda numbers: TASK.write(numbers, 5))(jnp.stack([LIST, LIST[::-1]]))
+    params, factors = net.init(jax.random.key(1)), jnp.array([0.0, 1.0, 4.0, 16.0])
+    losses = [float(next_token(net.apply, sharpen(params, factor), batch, None)[0]) for factor in factors]
+    assert fit_sharpness(net, params, batch, factors) == factors[int(np.argmin(losses))]
 
 
 def test_a_temperature_is_part_of_a_configuration_and_refused_where_it_means_nothing():

@@ -11,6 +11,7 @@ from lm.transforms.block_scales import block_scales
 from lm.transforms.ema import Average, ema
 from lm.transforms.looped import looped
 from lm.transforms.majority import majority
+from lm.transforms.sharpen import fit_sharpness, sharpen
 from lm.transforms.stacking import Stage, grow, index_map, preserved, stages_from, stages_of
 from lm.transforms.value_row import value_row
 from lm.transforms.wrap import wrap
@@ -26,6 +27,8 @@ __all__ = [
     "Average", "ema",
     # verifiers
     "value_row",
+    # attention
+    "fit_sharpness", "sharpen",
 ]  # fmt: skip
 
 
