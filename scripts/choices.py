@@ -46,14 +46,15 @@ def alternatives() -> ConstructorRegistry:
 
 
 def union(hint: Any) -> tuple[type, ...]:
-    """Return the dataclasses that a type hint is a union of, or nothing."""
+    """Return the dataclasses that a type hint is a union of, and None's type where it is one of them; or nothing."""
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
-    return choices if all(map(dataclasses.is_dataclass, choices)) else ()
+    kinds = [choice for choice in choices if choice is not types.NoneType]
+    return choices if kinds and all(map(dataclasses.is_dataclass, kinds)) else ()
 
 
 def spelling(kind: type) -> str:
-    """Return how a command line names a dataclass: its name in lower case, without the Loss of an objective."""
-    return kind.__name__.removesuffix("Loss").lower()
+    """Return how a command line names a dataclass: its name in lower case, without the Loss of an objective; `none`."""
+    return "none" if kind is types.NoneType else kind.__name__.removesuffix("Loss").lower()
 
 
 def choose(text: str, choices: tuple[type, ...]) -> Any:
@@ -85,6 +86,8 @@ def literal(text: str) -> Any:
 
 def show(value: Any) -> str:
     """Return the text from which `choose` builds this dataclass, defaults left out."""
+    if value is None:
+        return "none"
     default = type(value)()
     settings = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     changed = [

@@ -28,7 +28,15 @@ from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES
 from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, multiplication_full
 from tasks.arithmetic.position_coupling import COUPLING_CONSTRUCTION, POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
-from tasks.arithmetic.sorting import Sorting, sorting_cpu, sorting_full, sorting_hinted_cpu
+from tasks.arithmetic.sorting import (
+    Sorting,
+    sorting_count_full,
+    sorting_cpu,
+    sorting_full,
+    sorting_hinted_cpu,
+    sorting_successor_full,
+    sorting_tempered_full,
+)
 from tasks.arithmetic.sorting_construction import TASK_HINTING_CONSTRUCTION
 from tasks.arithmetic.task_hinting import TASK_HINTING
 from tasks.arithmetic.task_hinting_lengths import TASK_HINTING_LENGTHS
@@ -261,6 +269,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             sorting_cpu,
             sorting_hinted_cpu,
             sorting_full,
+            sorting_count_full,
+            sorting_successor_full,
+            sorting_tempered_full,
             aggregates_cpu,
             aggregates_full,
             tinygsm_cpu,

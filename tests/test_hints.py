@@ -14,6 +14,7 @@ from lm.models import build
 from lm.models.attention import Temper
 from lm.strict import ConfigError, from_json, to_json
 from lm.transforms import fit_sharpness, sharpen
+from scripts.choices import choose, show, union
 from tasks.arithmetic import task_hinting
 from tasks.arithmetic.sorting import END, FIRST, MISTAKES, Sorting
 from tasks.arithmetic.sorting_construction import sorted_exactly
@@ -96,6 +97,9 @@ def test_the_factor_that_is_fitted_makes_the_targets_likeliest():
 def test_a_temperature_is_part_of_a_configuration_and_refused_where_it_means_nothing():
     config = replace(NET, tempered=Tempered(22))
     assert from_json(to_json(config), KINDS) == config
+    for value, text in ((Tempered(22), "tempered:length=22"), (Tempered(), "tempered"), (None, "none")):
+        choices = union(Tempered | None)
+        assert show(value) == text and choose(text, choices) == value
     with pytest.raises(ConfigError, match="model.tempered.length must be at least 2, got 1"):
         Tempered(1)
     with pytest.raises(ConfigError, match="Randomised"):
