@@ -11,6 +11,7 @@ from lm.strict import ConfigError
 from tasks.arithmetic.board import EMPTY, EQUALS, MINE, ZERO, Board
 from tasks.arithmetic.copying import ZERO as DIGIT
 from tasks.arithmetic.copying import Copying
+from tasks.arithmetic.copying_construction import construct
 
 ORDERS = ("forwards", "backwards")
 
@@ -114,6 +115,18 @@ def test_ids_of_a_copy_shift_with_the_start_up_to_the_largest(order):
         for start in range(1, task.starts(n) + 1):
             assert np.array_equal(write(start), np.where(first > 0, first + start - 1, 0))
         assert write(task.starts(n)).max() == task.max_position
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("longest", [1, 7, 500])
+def test_one_head_by_hand_copies_at_every_length_and_from_every_start(order, longest):
+    task = Copying(longest_train=longest, longest_test=longest, order=order, max_position=longest + 9)
+    for sharpness, right in ((20.0, 1.0), (0.0, 0.0)):
+        net, params = construct(task, sharpness)
+        grade = jax.jit(lambda params, batch, net=net: jnp.argmax(net.apply(params, batch).logits, axis=-1))
+        for sample in (task.sample, task.sample_test):
+            batch = drawn(sample, np.full(10, longest))
+            assert np.all(jax.vmap(task.score)(grade(params, batch), batch)["exact_match"] == right)
 
 
 @pytest.mark.parametrize(
