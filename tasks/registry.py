@@ -65,7 +65,13 @@ from tasks.formal.boolean.functions import (
 )
 from tasks.formal.boolean.study import ICL_BOOLEAN
 from tasks.formal.boolean.unseen import Unseen
-from tasks.formal.boolean.unseen_study import UNSEEN, unseen_cpu, unseen_transformer_cpu
+from tasks.formal.boolean.unseen_study import (
+    UNSEEN,
+    unseen_cpu,
+    unseen_full,
+    unseen_transformer_cpu,
+    unseen_transformer_full,
+)
 from tasks.formal.dyck.brackets import (
     Dyck,
     dyck_balanced_cpu,
@@ -248,6 +254,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             retrieval_full,
             unseen_cpu,
             unseen_transformer_cpu,
+            unseen_full,
+            unseen_transformer_full,
             degree_curriculum_cpu,
             degree_curriculum_full,
             addition_cpu,
