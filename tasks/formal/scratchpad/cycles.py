@@ -164,6 +164,7 @@ def cycles_cpu() -> Recipe:
     """Three layers of width 64 walk around three of six nodes, each state from the question and the last one.
 
     Abbe et al. 2024 in small. Examined on ways of two and of four steps, too: the nodes are as many, the ways are new.
+    No error on any of them after 1,000 steps, with a seed that is not reported.
     python scripts/train.py cycles_cpu
     """
     task = Cycles(nodes=6, tested=(2, 3, 4))
@@ -185,7 +186,7 @@ def cycles_cpu() -> Recipe:
 
 
 def cycles_path_cpu() -> Recipe:
-    """The whole way as one text.
+    """The whole way as one text: no error on ways of three steps after 1,000, and nothing right on two or four.
 
     python scripts/train.py cycles_path_cpu
     """
