@@ -24,7 +24,7 @@ from tasks.arithmetic.board import Board, board_cpu, board_full
 from tasks.arithmetic.board_study import COUPLED_BOARDS
 from tasks.arithmetic.copying import Copying, copy_cpu, copy_full, reverse_cpu, reverse_full
 from tasks.arithmetic.copying_study import COUPLED_COPYING
-from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES
+from tasks.arithmetic.coupling_schemes import COUPLING_SCHEMES, COUPLING_TASKS
 from tasks.arithmetic.multiplication import Multiplication, multiplication_cpu, multiplication_full
 from tasks.arithmetic.position_coupling import COUPLING_CONSTRUCTION, POSITION_COUPLING
 from tasks.arithmetic.positional_attention import POSITIONAL_ATTENTION
@@ -323,6 +323,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             COUPLED_COPYING,
             COUPLED_BOARDS,
             COUPLING_SCHEMES,
+            COUPLING_TASKS,
             COUPLING_CONSTRUCTION,
             TASK_HINTING,
             TASK_HINTING_LENGTHS,

@@ -7,6 +7,7 @@ random start, index hints, ALiBi, rotary, randomised positions; the same layers,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,78 +22,104 @@ from tasks.lengths import accuracy_picture, by_length
 from tasks.task import Claim, Experiment
 
 PAPER = "Position coupling (Cho et al. 2024)"
-BEYOND = 15  # digits at which schemes are told apart; all are trained to 10
 
 
 class Study(NamedTuple):
-    """A task at both scales, its arms, and what its figures begin with."""
+    """A task with its arms; `says` begins its figures where it is not alone, `steps` shortens the recipe's training."""
 
-    cpu: Callable[[], Recipe]
-    full: Callable[[], Recipe]
-    arms: tuple[str, ...]
-    prefix: str
+    task: str
+    make: Callable[[], Recipe]
+    arms: tuple[str, ...] = ("coupled", "no_positions")
+    says: str = ""
+    steps: int | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the coupled recipe."""
+        recipe = self.make()
+        if self.steps is None:
+            return recipe
+        return override(recipe, {"train.steps": self.steps, "optimizer.warmup_steps": self.steps // 100})
+
+    @property
+    def beyond(self) -> int:
+        """Return the length at which schemes are told apart: the last up to half as much again as in training."""
+        task = self.recipe.task
+        return max(size for size in task.test_sizes if 2 * size <= 3 * task.longest_train)
 
 
-FEW = ("coupled", "no_positions", "random_start")
-STUDIES: Mapping[str, Study] = MappingProxyType(
+Studies = Mapping[str, tuple[Study, ...]]  # by scale
+
+ALL = ("coupled", *ARMS)
+SUMS: Studies = MappingProxyType(
     {
-        "addition": Study(addition_cpu, addition_full, ("coupled", *ARMS), ""),
-        "sums of three": Study(addition_three_cpu, addition_three_full, FEW, "sums of three "),
-        "multiplication": Study(multiplication_cpu, multiplication_full, FEW, "multiplication "),
+        "cpu": (Study("addition", addition_cpu, ALL, steps=2500),),
+        "full": (Study("addition", addition_full, ALL),),
     }
 )
-STEPS = 3000
+OTHERS: Studies = MappingProxyType(
+    {
+        "cpu": (
+            Study("sums of three", addition_three_cpu, says="sums of three ", steps=4000),
+            Study("multiplication in base 3", multiplication_cpu, says="multiplication in base 3 ", steps=2500),
+        ),
+        "full": (
+            Study("sums of three", addition_three_full, says="sums of three "),
+            Study("multiplication", multiplication_full, says="multiplication "),
+        ),
+    }
+)
 
 
-def arms_of(task: str, scale: str) -> dict[str, Recipe]:
-    """Return what is trained on a task; on CPU in a shorter training than the recipe's own."""
-    study = STUDIES[task]
-    if scale == "full":
-        return {name: arm(study.full(), name) for name in study.arms}
-    recipe = override(study.cpu(), {"train.steps": STEPS, "optimizer.warmup_steps": STEPS // 100})
-    return {name: arm(recipe, name) for name in study.arms}
-
-
-def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Train every arm of every task; return exact match by length, and the lead of coupled ids over the best other."""
+def compare(studies: Studies, workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
+    """Train every arm; return exact match by length, and the lead of coupled ids over the best other arm."""
     figures: dict[str, float] = {}
-    for task, study in STUDIES.items():
-        for name, recipe in arms_of(task, scale).items():
-            figures |= by_length(recipe, workdir, seed, task, name, study.prefix)
-        if scale == "cpu":
-            coupled, *others = (figures[f"{study.prefix}{name}@{BEYOND}"] for name in study.arms)
-            figures[f"lead/{task}"] = coupled - max(others)
+    for study in studies[scale]:
+        for name in study.arms:
+            figures |= by_length(arm(study.recipe, name), workdir, seed, study.task, name, study.says)
+        coupled, *others = (figures[f"{study.says}{name}@{study.beyond}"] for name in study.arms)
+        figures[f"lead/{study.task}"] = coupled - max(others)
     return figures
 
 
-def pictures(figures: Mapping[str, Sequence[float]]) -> list[Lines]:
-    """Return exact match by length, one picture a task."""
+def pictures(studies: Studies, figures: Mapping[str, Sequence[float]]) -> list[Lines]:
+    """Return exact match by length, one picture a task that has figures."""
+    measured = {study.task: study for of_scale in studies.values() for study in of_scale}
     return [
         accuracy_picture(
             figures,
             study.arms,
-            title=f"Exact match beyond the lengths of training: {task}",
+            title=f"Exact match beyond the lengths of training: {study.task}",
             size_name="digits",
-            trained=(1, int(figures[f"trained/{task}"][0])),
-            prefix=study.prefix,
+            trained=(1, int(figures[f"trained/{study.task}"][0])),
+            prefix=study.says,
         )
-        for task, study in STUDIES.items()
+        for task, study in measured.items()
+        if f"trained/{task}" in figures
     ]
 
 
-COUPLING_SCHEMES = Experiment(
-    name="coupling_schemes",
-    paper=PAPER,
-    claims=tuple(
+def experiment(name: str, studies: Studies) -> Experiment:
+    """Return the experiment that compares the arms of these studies."""
+    claims = (
         Claim(
             PAPER,
-            f"{task.capitalize()} at {BEYOND} digits, trained to 10: exact match of coupled ids beyond the best other",
-            f"lead/{task}",
+            f"{study.task.capitalize()} of {study.beyond} digits, trained to {study.recipe.task.longest_train}: "
+            "exact match of coupled ids beyond the best other scheme's",
+            f"lead/{study.task}",
             at_least=0.5,
             paper_value="others near 0 where coupled ids are near 1",
         )
-        for task in STUDIES
-    ),
-    run=run,
-    pictures=pictures,
-)
+        for study in studies["cpu"]
+    )
+    return Experiment(
+        name=name,
+        paper=PAPER,
+        claims=tuple(claims),
+        run=partial(compare, studies),
+        pictures=partial(pictures, studies),
+    )
+
+
+COUPLING_SCHEMES = experiment("coupling_schemes", SUMS)
+COUPLING_TASKS = experiment("coupling_tasks", OTHERS)

