@@ -65,6 +65,7 @@ from tasks.formal.boolean.functions import (
 )
 from tasks.formal.boolean.study import ICL_BOOLEAN
 from tasks.formal.boolean.unseen import Unseen
+from tasks.formal.boolean.unseen_lengths import UNSEEN_LENGTHS
 from tasks.formal.boolean.unseen_study import (
     UNSEEN,
     unseen_cpu,
@@ -318,6 +319,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             AUTOMATA_DEPTH,
             DYCK,
             UNSEEN,
+            UNSEEN_LENGTHS,
             DEGREE_CURRICULUM,
             POSITION_COUPLING,
             COUPLED_COPYING,
