@@ -29,7 +29,8 @@ REDUCED = {
     "prepare_data.py tinygsm_cpu": "--data.problems 100 --task.test_count 2",
     "train.py tinygsm_cpu": f"{TINY} --model.depth 1 --data.problems 100 --task.test_count 2",
     "train.py tinygsm_grown_cpu": f"{TINY} --train.steps 6 --data.problems 100 --task.test_count 2",
-    "lengths.py sorting_cpu": f"{TINY} --task.longest_train 3 --task.longest_test 6",
+    "lengths.py addition_cpu": f"{TINY} --seeds 1 --task.longest_train 3 --task.longest_test 6",
+    "train.py sorting_cpu": f"{TINY} --train.steps 6 --task.longest_test 10 --task.test_count 8",
     "sweep.py flip_flop_cpu": f"{TINY} --task.length 16",
 }
 
