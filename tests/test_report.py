@@ -309,7 +309,7 @@ def test_the_report_is_one_page_that_loads_nothing_and_escapes_everything(tmp_pa
         "50.0 %",
         "95 % interval 25.0 – 75.0 %",
         "2.5 bits",
-        "95 % interval 2.250 – 2.750",
+        "95 % interval 2.25 – 2.75",
         "1,234 counted",
         "1 h 1 min",
         "3 × 4",
