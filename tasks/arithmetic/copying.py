@@ -28,9 +28,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import Learned, Recipe
 from lm.strict import require_choice
 from lm.types import Array, Example, Key
+from tasks.arithmetic.addition import addition_cpu
 from tasks.arithmetic.coupled import Coupled
 from tasks.build import below, concatenate
 
@@ -95,27 +96,16 @@ def copy_cpu() -> Recipe:
     digits 0.9 or more (without decay 0.45). About a minute on one CPU core.
     python scripts/train.py copy_cpu
     """
-    task = Copying()
-    return Recipe(
+    sums, task = addition_cpu(), Copying()
+    positions = Learned(rows=task.max_position + 1)
+    wide = {"vocabulary": task.vocabulary, "width": 256, "heads": 2, "head_width": 128, "positions": positions}
+    return replace(
+        sums,
         name="copy_cpu",
         task=task,
-        model=TransformerConfig(
-            vocabulary=task.vocabulary,
-            depth=1,
-            width=256,
-            heads=2,
-            head_width=128,
-            feedforward=128,
-            activation="geglu",
-            norm_place="both",
-            tied=False,
-            positions=Learned(rows=task.max_position + 1),
-            initialisation="t5",
-        ),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=20, final_fraction=0.1, beta2=0.95, weight_decay=3.0
-        ),
-        train=TrainConfig(steps=500, batch_size=64, steps_per_dispatch=20),
+        model=replace(sums.model, **wide),
+        optimizer=replace(sums.optimizer, learning_rate=1e-3, warmup_steps=20, weight_decay=3.0),
+        train=replace(sums.train, steps=500),
     )
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import MLPConfig, OptimizerConfig, Recipe, TrainConfig
+from lm.config import OptimizerConfig, Recipe
 from lm.report.pictures import Lines, Picture
 from lm.report.svg import Series
 from lm.strict import ConfigError
@@ -24,6 +24,7 @@ from lm.sweep import over_members
 from lm.train import DATA, build_net, init_state, make_step, parts_of, purpose, repeat
 from lm.types import Array, Batch, Key, TrainState
 from tasks.formal.boolean.unseen import Unseen
+from tasks.formal.boolean.unseen_study import unseen_cpu
 from tasks.task import Claim, Experiment
 
 PAPER = "Degree curriculum (Abbe et al. 2023)"
@@ -51,23 +52,14 @@ def degree_curriculum_cpu() -> Recipe:
     equal length it is the command with `--curriculum most 4 8 12`.
     python scripts/train.py degree_curriculum_cpu
     """
-    task = Unseen("parity", bits=12)
-    return Recipe(
+    points, task = unseen_cpu(), Unseen("parity", bits=12)
+    return replace(
+        points,
         name="degree_curriculum_cpu",
         task=task,
-        model=MLPConfig(
-            inputs=task.bits,
-            outputs=1,
-            vocabulary=2,
-            embedding=None,
-            initialisation="uniform",
-            width=256,
-            depth=2,
-            dtype="float32",
-        ),
+        model=replace(points.model, inputs=task.bits),
         optimizer=OptimizerConfig(learning_rate=3e-4, schedule="constant", beta2=0.999, clip=None),
-        train=TrainConfig(steps=40_000, batch_size=64, steps_per_dispatch=200, log_every=500),
-        objective="squared",
+        train=replace(points.train, steps=40_000),
     )
 
 

@@ -20,57 +20,37 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import Recipe, Rotary
-from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key
 from tasks.build import add_digits, below, concatenate, latest, numeral
 from tasks.formal.scratchpad import inductive
 from tasks.formal.scratchpad.cycles import cycles_full
 from tasks.formal.scratchpad.inductive import BEGIN, END, EQUALS, FIRST, FORMS, NEXT, PLUS, ZERO
-from tasks.task import Task
+from tasks.formal.scratchpad.stepwise import Stepwise
 
 LETTERS = 26
 
 
 @dataclass(frozen=True)
-class ShiftedAddition(Task):
+class ShiftedAddition(Stepwise):
     """Operands of 1 to `longest_train` digits to learn from, examined to `longest_test`."""
 
     name: ClassVar[str] = "shifted_addition"
     size_name: ClassVar[str] = "digits"
 
+    forms: ClassVar[tuple[str, ...]] = FORMS[1:]
+
     longest_train: int = 4
     longest_test: int = 26
-    scratchpad: str = "inductive"  # full, inductive
-
-    def __post_init__(self):
-        require_choice("task.scratchpad", self.scratchpad, FORMS[1:])
-        if not 1 <= self.longest_train <= self.longest_test:
-            raise ConfigError(
-                f"task.longest_train must be from 1 to task.longest_test {self.longest_test}, got {self.longest_train}"
-            )
 
     @property
     def vocabulary(self) -> int:
         return FIRST + LETTERS
 
-    @property
-    def max_length(self) -> int:
-        return self._length(self.longest_test)
-
-    @property
-    def train_length(self) -> int:
-        return self._length(self.longest_train)
-
-    def _length(self, digits: int) -> int:
+    def text_length(self, digits: int) -> int:
         width = 3 * digits + 4
         return inductive.text_length(width, digits, width, width, self.scratchpad)
-
-    @property
-    def train_sizes(self) -> tuple[int, int]:
-        return 1, self.longest_train
 
     @property
     def test_sizes(self) -> tuple[int, ...]:
@@ -80,13 +60,7 @@ class ShiftedAddition(Task):
     def test_count(self) -> int:
         return 64
 
-    def sample(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_train)
-
-    def sample_test(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_test)
-
-    def _sample(self, key: Key, size: Array, longest: int) -> Example:
+    def sample_among(self, key: Key, size: Array, longest: int) -> Example:
         bits_3S = jax.random.bits(key, (3, longest))
         digits_2S = jax.vmap(lambda bits_S: numeral(bits_S, size))(bits_3S[:2])
         return self.write(digits_2S, below(bits_3S[2], LETTERS), size)
@@ -114,11 +88,8 @@ class ShiftedAddition(Task):
         states_SW = jax.vmap(state)(jnp.arange(longest + 1))
         width = 3 * size + 4
         lengths_S = jnp.where(order_S < size, width, 0)
-        length = self._length(longest)
+        length = self.text_length(longest)
         return inductive.write(states_SW[0], width, states_SW[1:], lengths_S, length, self.scratchpad == "inductive")
-
-    def render(self, example: Example) -> str:
-        return self.spell(np.asarray(example.inputs)[: int(example.info["begin"])])
 
     def spell(self, tokens: Sequence[int]) -> str:
         return " ".join(

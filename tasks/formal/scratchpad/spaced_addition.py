@@ -20,23 +20,21 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import Recipe
-from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key
 from tasks.build import add_digits, concatenate, latest, numeral, permutation
 from tasks.formal.scratchpad import inductive
 from tasks.formal.scratchpad.cycles import cycles_full
-from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, FORMS, NEXT, PLUS, ZERO
+from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, NEXT, PLUS, ZERO
 from tasks.formal.scratchpad.spaced_parity import spaced_parity_cpu
-from tasks.task import Task
+from tasks.formal.scratchpad.stepwise import Spaced
 
 WIDTH = 7  # tokens of a state: place, digit, place, digit, carry, digit, mark
 
 
 @dataclass(frozen=True)
-class SpacedAddition(Task):
+class SpacedAddition(Spaced):
     """Fields of `width` places with 1 to `longest_train` digits to learn from, examined to `longest_test`."""
 
     name: ClassVar[str] = "spaced_addition"
@@ -45,53 +43,22 @@ class SpacedAddition(Task):
     width: int = 10
     longest_train: int = 5
     longest_test: int = 9
-    scratchpad: str = "inductive"  # none, full, inductive
-
-    def __post_init__(self):
-        require_choice("task.scratchpad", self.scratchpad, FORMS)
-        if not 1 <= self.longest_train <= self.longest_test <= self.width:
-            raise ConfigError(
-                "task.longest_train, task.longest_test and task.width must be in order and positive, "
-                f"got {self.longest_train}, {self.longest_test} and {self.width}"
-            )
 
     @property
     def vocabulary(self) -> int:
         return FIRST + 2 * self.width + 1
 
-    @property
-    def max_length(self) -> int:
-        return self._length(self.longest_test)
-
-    @property
-    def train_length(self) -> int:
-        return self._length(self.longest_train)
-
-    def _length(self, digits: int) -> int:
+    def text_length(self, digits: int) -> int:
         question = 2 * self.width + 2
         if self.scratchpad == "none":
             return inductive.text_length(question, 1, digits + 2, digits + 2, "none")
         return inductive.text_length(question, digits, WIDTH, WIDTH, self.scratchpad)
 
     @property
-    def train_sizes(self) -> tuple[int, int]:
-        return 1, self.longest_train
-
-    @property
     def test_sizes(self) -> tuple[int, ...]:
         return tuple(range(self.longest_test, 0, -2))[::-1]
 
-    @property
-    def test_count(self) -> int:
-        return 512
-
-    def sample(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_train)
-
-    def sample_test(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_test)
-
-    def _sample(self, key: Key, size: Array, longest: int) -> Example:
+    def sample_among(self, key: Key, size: Array, longest: int) -> Example:
         key_digits, key_places = jax.random.split(key)
         digits_2S = jax.vmap(lambda bits: numeral(bits, size))(jax.random.bits(key_digits, (2, longest)))
         there_2W = jax.vmap(permutation)(jax.random.bits(key_places, (2, self.width))) < size
@@ -120,11 +87,8 @@ class SpacedAddition(Task):
             marks_S = jnp.where(order_S == size - 1, END, NEXT)
             columns += [ZERO + carries_S, ZERO + sums_S[:-1], marks_S]
             states = jnp.stack(columns, axis=1), jnp.where(order_S < size, WIDTH, 0)
-        length = self._length(longest)
+        length = self.text_length(longest)
         return inductive.write(question, 2 * self.width + 2, *states, length, self.scratchpad == "inductive")
-
-    def render(self, example: Example) -> str:
-        return self.spell(np.asarray(example.inputs)[: int(example.info["begin"])])
 
     def spell(self, tokens: Sequence[int]) -> str:
         return inductive.spell(tokens, "[{}]")

@@ -19,76 +19,39 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import Recipe, Rotary
-from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example, Key
 from tasks.build import permutation
 from tasks.formal.scratchpad import inductive
 from tasks.formal.scratchpad.cycles import cycles_cpu, cycles_full
-from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, FORMS, NEXT, ZERO
-from tasks.task import Task
+from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, NEXT, ZERO
+from tasks.formal.scratchpad.stepwise import Spaced
 
 WIDTH = 4  # tokens of a state: place, bit, parity, mark
 
 
 @dataclass(frozen=True)
-class SpacedParity(Task):
+class SpacedParity(Spaced):
     """Texts of `width` places with 1 to `longest_train` bits to learn from, examined to `longest_test`."""
 
     name: ClassVar[str] = "spaced_parity"
     size_name: ClassVar[str] = "bits"
 
-    width: int = 20
-    longest_train: int = 8
-    longest_test: int = 20
-    scratchpad: str = "inductive"  # none, full, inductive
-
-    def __post_init__(self):
-        require_choice("task.scratchpad", self.scratchpad, FORMS)
-        if not 1 <= self.longest_train <= self.longest_test <= self.width:
-            raise ConfigError(
-                "task.longest_train, task.longest_test and task.width must be in order and positive, "
-                f"got {self.longest_train}, {self.longest_test} and {self.width}"
-            )
-
     @property
     def vocabulary(self) -> int:
         return FIRST + self.width
 
-    @property
-    def max_length(self) -> int:
-        return self._length(self.longest_test)
-
-    @property
-    def train_length(self) -> int:
-        return self._length(self.longest_train)
-
-    def _length(self, bits: int) -> int:
+    def text_length(self, bits: int) -> int:
         if self.scratchpad == "none":
             return inductive.text_length(self.width + 1, 1, 2, 2, "none")
         return inductive.text_length(self.width + 1, bits, WIDTH, WIDTH, self.scratchpad)
 
     @property
-    def train_sizes(self) -> tuple[int, int]:
-        return 1, self.longest_train
-
-    @property
     def test_sizes(self) -> tuple[int, ...]:
         return tuple(range(self.longest_test, 0, -4))[::-1]
 
-    @property
-    def test_count(self) -> int:
-        return 512
-
-    def sample(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_train)
-
-    def sample_test(self, key: Key, size: Array) -> Example:
-        return self._sample(key, size, self.longest_test)
-
-    def _sample(self, key: Key, size: Array, longest: int) -> Example:
+    def sample_among(self, key: Key, size: Array, longest: int) -> Example:
         bits_2W = jax.random.bits(key, (2, self.width))
         there_W = permutation(bits_2W[0]) < size
         return self.write(there_W, (bits_2W[1] & 1).astype(jnp.int32), longest)
@@ -98,10 +61,10 @@ class SpacedParity(Task):
         text_W = jnp.where(there_W, ZERO + bits_W, BLANK)
         question = jnp.append(text_W, BEGIN)
         parity_W = jnp.cumsum(bits_W * there_W) % 2
-        inductively = self.scratchpad == "inductive"
+        inductively, length = self.scratchpad == "inductive", self.text_length(longest)
         if self.scratchpad == "none":
             states_12 = jnp.stack([ZERO + parity_W[-1], jnp.asarray(END)])[None]
-            return inductive.write(question, self.width + 1, states_12, jnp.full(1, 2), self._length(longest), False)
+            return inductive.write(question, self.width + 1, states_12, jnp.full(1, 2), length, False)
         order_S, count = jnp.arange(longest), jnp.sum(there_W)
         # The k-th bit stands behind all places up to which there are k bits or fewer.
         places_S = jnp.sum(jnp.cumsum(there_W)[None] <= order_S[:, None], axis=1)
@@ -109,10 +72,7 @@ class SpacedParity(Task):
         columns = (FIRST + places_S, jnp.take(text_W, places_S, mode="clip"), ZERO + parity_W[places_S % self.width])
         states_SW = jnp.stack([*columns, marks_S], axis=1)
         lengths_S = jnp.where(order_S < count, WIDTH, 0)
-        return inductive.write(question, self.width + 1, states_SW, lengths_S, self._length(longest), inductively)
-
-    def render(self, example: Example) -> str:
-        return self.spell(np.asarray(example.inputs)[: int(example.info["begin"])])
+        return inductive.write(question, self.width + 1, states_SW, lengths_S, length, inductively)
 
     def spell(self, tokens: Sequence[int]) -> str:
         return inductive.spell(tokens, "[{}]")
