@@ -92,8 +92,8 @@ def copy_cpu() -> Recipe:
     """One layer trained to copy 1-10 digits, good to 40: 500 steps of 64.
 
     Cho et al. 2024 in small. Ids more than 11 apart never meet in training, so that what a head makes of such a pair
-    is left from the draw of the weights: width and strong weight decay make it small. Expected exact match at 40
-    digits 0.9 or more (without decay 0.45). About a minute on one CPU core.
+    is left from the draw of the weights: width and strong weight decay make it small. Exact match at 40 digits over
+    three seeds: 0.97, 0.59, 0.78. About a minute on one CPU core.
     python scripts/train.py copy_cpu
     """
     sums, task = addition_cpu(), Copying()

@@ -97,8 +97,8 @@ class SpacedAddition(Spaced):
 def spaced_addition_cpu() -> Recipe:
     """Two layers of width 64 learn sums of 1 to 5 digits in fields of 10 places, and are asked for up to 9.
 
-    Abbe et al. 2024 in small. With a seed that is not reported, 1,600 steps and learned positions: no error at 5
-    digits, 98 % at 7 and 19 % at 9.
+    Abbe et al. 2024 in small. Over three seeds 90 to 97 % of the scratchpads are right at 5 digits, 33 to 65 % at 7 and
+    none at 9.
     python scripts/train.py spaced_addition_cpu
     """
     parity, task = spaced_parity_cpu(), SpacedAddition()

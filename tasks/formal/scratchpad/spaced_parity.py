@@ -81,8 +81,8 @@ class SpacedParity(Spaced):
 def spaced_parity_cpu() -> Recipe:
     """Two layers of width 64 learn parity of 1 to 8 bits among 20 places, a bit a state, and are asked up to 20.
 
-    Abbe et al. 2024 in small. With a seed that is not reported and 1,600 steps: no error at 8 bits, 95 % at 12 and 17 %
-    at 16; with learned positions 79 and 0 %.
+    Abbe et al. 2024 in small. Over three seeds 82 to 93 % of the scratchpads are right at 12 bits and at most 2 % at 16;
+    with 5,000 steps another seed reached 46 % there.
     python scripts/train.py spaced_parity_cpu
     """
     walk, task = cycles_cpu(), SpacedParity()
