@@ -81,7 +81,7 @@ class SpacedParity(Spaced):
 def spaced_parity_cpu() -> Recipe:
     """Two layers of width 64 learn parity of 1 to 8 bits among 20 places, a bit a state, and are asked up to 20.
 
-    Abbe et al. 2024 in small. Over three seeds 82 to 93 % of the scratchpads are right at 12 bits and at most 2 % at 16;
+    Abbe et al. 2024 in small. Over three seeds 82 to 93 % of the scratchpads are right at 12 bits, at most 2 % at 16;
     with 5,000 steps another seed reached 46 % there.
     python scripts/train.py spaced_parity_cpu
     """
