@@ -176,8 +176,8 @@ def padded(layer: Layer, heads: int, width: int) -> Layer:
             pad[axis] = (0, size - kernel.shape[axis])
         return np.pad(kernel, pad)
 
-    query, key, values, output, up, down = layer
-    return Layer(*(grow(k, (1, 2)) for k in (query, key, values)), grow(output, (0, 1)), up, down)
+    grown = {name: grow(getattr(layer, name), (1, 2)) for name in ("query", "key", "value")}
+    return layer._replace(**grown, output=grow(layer.output, (0, 1)))
 
 
 def alike(layers: list[Layer]) -> list[Layer]:
