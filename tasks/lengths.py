@@ -11,47 +11,28 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
-from lm.config import ALiBi, Learned, NoPositions, Positions, Randomised, Recipe, RelativeBias, Rotary, Sinusoidal
+from lm.config import Recipe
 from lm.report.pictures import Lines
 from lm.report.svg import Series
 from lm.strict import ConfigError, override, require_choice
 from lm.train import fit
 from lm.types import Evaluation
-from tasks.arithmetic.coupled import ARMS, Coupled, arm
+from tasks.arithmetic.coupled import Coupled, arm
+from tasks.schemes import POSITIONS
 
 HELD = 0.95  # exact match at which a length counts as solved
 
-PLAIN: Mapping[str, Positions] = MappingProxyType(
-    {
-        "no_positions": NoPositions(),
-        "sinusoidal": Sinusoidal(),
-        "rotary": Rotary(),
-        "alibi": ALiBi(),
-        "relative": RelativeBias(),
-    }
-)
-SCHEMES = ("learned", *PLAIN, "randomised")
-
 
 def with_scheme(recipe: Recipe, scheme: str) -> Recipe:
-    """Return a recipe of a transformer with another of SCHEMES, or, where ids may be coupled, of their arms.
-
-    Learned rows, and ids to draw from, reach the longest test.
-    """
-    coupled = isinstance(recipe.task, Coupled)
-    own = ("coupled", *ARMS) if coupled else ()
-    require_choice("scheme", scheme, tuple(dict.fromkeys((*own, *SCHEMES))))
+    """Return a recipe of a transformer with another of POSITIONS, or, where ids may be coupled, of their arms."""
     if not hasattr(recipe.model, "positions"):
         raise ConfigError(f"{recipe.name} trains a {type(recipe.model).__name__}, which has no positions to choose")
-    if scheme in own:
+    if isinstance(recipe.task, Coupled):
         return arm(recipe, scheme)
-    task = replace(recipe.task, scheme="plain") if coupled else recipe.task
-    longest = task.max_length
-    drawn: dict[str, Positions] = {"learned": Learned(rows=longest), "randomised": Randomised(longest=2 * longest)}
-    model = replace(recipe.model, positions=(drawn | PLAIN)[scheme])
-    return replace(recipe, name=f"{recipe.name}_{scheme}", task=task, model=model)
+    require_choice("scheme", scheme, tuple(POSITIONS))
+    model = replace(recipe.model, positions=POSITIONS[scheme](recipe.task.max_length))
+    return replace(recipe, name=f"{recipe.name}_{scheme}", model=model)
 
 
 def by_size(evaluation: Evaluation, size_name: str, metric: str = "exact_match") -> dict[int, float]:

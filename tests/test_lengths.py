@@ -11,9 +11,9 @@ from lm.report.pictures import draw
 from lm.strict import ConfigError, override
 from scripts.results import lengths
 from tasks.arithmetic.addition import Addition, addition_cpu
-from tasks.arithmetic.coupled import ARMS
 from tasks.arithmetic.sorting import Sorting, sorting_cpu
-from tasks.lengths import SCHEMES, accuracy_picture, figures, longest, with_scheme
+from tasks.lengths import accuracy_picture, figures, longest, with_scheme
+from tasks.schemes import POSITIONS
 
 SMALL = override(
     sorting_cpu(),
@@ -30,7 +30,8 @@ def test_a_length_counts_where_every_shorter_one_is_solved_too(accuracies, size)
 
 
 SUMS = override(addition_cpu(), {"task": Addition(longest_train=3, longest_test=6, max_position=12)})
-SERVED = [(SMALL, s) for s in SCHEMES] + [(SUMS, s) for s in dict.fromkeys(("coupled", *ARMS, *SCHEMES))]
+SERVED = [(SMALL, s) for s in POSITIONS]
+SERVED += [(SUMS, s) for s in ("coupled", "random_start", "index_hints", *POSITIONS)]
 
 
 @pytest.mark.parametrize(("recipe", "scheme"), SERVED, ids=[f"{r.name} {s}" for r, s in SERVED])

@@ -23,9 +23,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.config import Learned, Recipe
 from lm.strict import ConfigError
 from lm.types import Array, Example, Key
+from tasks.arithmetic.addition import addition_cpu
 from tasks.arithmetic.coupled import Coupled
 from tasks.build import below, concatenate, fraction
 
@@ -137,26 +138,11 @@ def board_cpu() -> Recipe:
     About two minutes on one CPU core.
     python scripts/train.py board_cpu
     """
-    task = Board()
-    return Recipe(
-        name="board_cpu",
-        task=task,
-        model=TransformerConfig(
-            vocabulary=task.vocabulary,
-            depth=2,
-            width=64,
-            heads=4,
-            head_width=32,
-            feedforward=256,
-            activation="geglu",
-            norm_place="both",
-            tied=False,
-            positions=Learned(rows=task.max_position + 1, separate=True, axes=2),
-            initialisation="t5",
-        ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=60, final_fraction=0.1, beta2=0.95),
-        train=TrainConfig(steps=1500, batch_size=64, steps_per_dispatch=20),
-    )
+    sums, task = addition_cpu(), Board()
+    positions = Learned(rows=task.max_position + 1, separate=True, axes=2)
+    model = replace(sums.model, vocabulary=task.vocabulary, depth=2, feedforward=256, positions=positions)
+    train = replace(sums.train, steps=1500)
+    return replace(sums, name="board_cpu", task=task, model=model, train=train)
 
 
 def board_full() -> Recipe:

@@ -89,7 +89,7 @@ class Copying(Coupled):
 
 
 def copy_cpu() -> Recipe:
-    """One layer trained to copy 1-10 digits, good to 40: 500 steps of 64.
+    """One layer trained to copy 1-10 digits, often right at 40: 500 steps of 64.
 
     Cho et al. 2024 in small. Ids more than 11 apart never meet in training, so that what a head makes of such a pair
     is left from the draw of the weights: width and strong weight decay make it small. Exact match at 40 digits over
@@ -110,9 +110,9 @@ def copy_cpu() -> Recipe:
 
 
 def reverse_cpu() -> Recipe:
-    """The same layer trained to write 1-10 digits backwards.
+    """The same layer trained to write 1-10 digits backwards, right at 40.
 
-    Cho et al. 2024 in small. About a minute on one CPU core.
+    Cho et al. 2024 in small. Exact match at 40 digits over three seeds: 1.00. About a minute on one CPU core.
     python scripts/train.py reverse_cpu
     """
     return _backwards(copy_cpu(), "reverse_cpu")

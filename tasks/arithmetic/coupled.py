@@ -15,18 +15,18 @@ one significance, have the same offset from the start of the ids, counted from 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import ALiBi, Learned, NoPositions, Positions, Randomised, Recipe, Rotary
+from lm.config import Learned, NoPositions, Positions, Recipe
 from lm.strict import ConfigError, require_choice
 from lm.types import Array, Example
 from tasks.build import below
+from tasks.schemes import POSITIONS
 from tasks.task import Task, next_token
 
 SCHEMES = ("coupled", "random_start", "plain", "hinted")
@@ -138,40 +138,27 @@ class Coupled(Task):
         return "".join(self.spellings[t] if t < named else f"<{t - named + 1}>" for t in map(int, tokens))
 
 
-class Arm(NamedTuple):
-    """A scheme of the task, and the positions of the model as they follow from the task."""
-
-    scheme: str
-    positions: Callable[[Coupled], Positions]
-
-
 # What coupled ids are held against (Cho et al. 2024; Ruoss et al. 2023 for randomised positions).
-ARMS: Mapping[str, Arm] = MappingProxyType(
-    {
-        "no_positions": Arm("plain", lambda task: NoPositions()),
-        "random_start": Arm("random_start", lambda task: Learned(rows=task.max_position + 1)),
-        "index_hints": Arm("hinted", lambda task: NoPositions()),
-        "alibi": Arm("plain", lambda task: ALiBi()),
-        "rotary": Arm("plain", lambda task: Rotary()),
-        "randomised": Arm("plain", lambda task: Randomised(Rotary(), longest=2 * task.max_length)),
-    }
-)
+ARMS = ("no_positions", "random_start", "index_hints", "alibi", "rotary", "randomised")
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
-    """Return a recipe with coupled ids in one of ARMS; "coupled" is the recipe itself.
+    """Return a recipe with coupled ids with a random start, with index hints, or with any of POSITIONS in their place.
 
-    Consecutive ids from a random start reach a fifth beyond what the longest test needs.
+    "coupled" is the recipe itself. Ids from a random start reach a fifth beyond what the longest test needs.
     """
-    require_choice("arm", name, ("coupled", *ARMS))
+    require_choice("scheme", name, ("coupled", "random_start", "index_hints", *POSITIONS))
+    task = recipe.task
     if name == "coupled":
         return recipe
-    scheme, positions = ARMS[name]
-    task = recipe.task
-    if scheme == "random_start":
+    if name == "random_start":
         longest = task.length(task.longest_test) - 2
-        task = replace(task, scheme=scheme, max_position=longest + longest // 5)
+        task = replace(task, scheme="random_start", max_position=longest + longest // 5)
+        positions: Positions = Learned(rows=task.max_position + 1)
+    elif name == "index_hints":
+        task, positions = replace(task, scheme="hinted"), NoPositions()
     else:
-        task = replace(task, scheme=scheme)
-    model = replace(recipe.model, vocabulary=task.vocabulary, positions=positions(task))
+        task = replace(task, scheme="plain")
+        positions = POSITIONS[name](task.max_length)
+    model = replace(recipe.model, vocabulary=task.vocabulary, positions=positions)
     return replace(recipe, name=f"{recipe.name}_{name}", task=task, model=model)

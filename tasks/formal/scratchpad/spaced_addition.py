@@ -25,9 +25,8 @@ from lm.config import Recipe
 from lm.types import Array, Example, Key
 from tasks.build import add_digits, concatenate, latest, numeral, permutation
 from tasks.formal.scratchpad import inductive
-from tasks.formal.scratchpad.cycles import cycles_full
 from tasks.formal.scratchpad.inductive import BEGIN, BLANK, END, FIRST, NEXT, PLUS, ZERO
-from tasks.formal.scratchpad.spaced_parity import spaced_parity_cpu
+from tasks.formal.scratchpad.spaced_parity import spaced_parity_cpu, spaced_parity_full
 from tasks.formal.scratchpad.stepwise import Spaced
 
 WIDTH = 7  # tokens of a state: place, digit, place, digit, carry, digit, mark
@@ -121,13 +120,6 @@ def spaced_addition_full() -> Recipe:
 
     Abbe et al. 2024: right up to 18 or 20 digits. python scripts/train.py spaced_addition_full
     """
-    walk = cycles_full()
-    task = SpacedAddition(width=20, longest_train=10, longest_test=20)
-    return replace(
-        walk,
-        name="spaced_addition_full",
-        task=task,
-        model=replace(walk.model, vocabulary=task.vocabulary),
-        optimizer=replace(walk.optimizer, weight_decay=1e-3),
-        train=replace(walk.train, steps=3000),
-    )
+    parity, task = spaced_parity_full(), SpacedAddition(width=20, longest_train=10, longest_test=20)
+    model = replace(parity.model, vocabulary=task.vocabulary)
+    return replace(parity, name="spaced_addition_full", task=task, model=model)
