@@ -5,43 +5,19 @@ Cho et al. 2024 (arXiv 2405.20671).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
+from types import MappingProxyType
 
-from lm.report.pictures import Lines
 from tasks.arithmetic.board import board_cpu, board_full
-from tasks.arithmetic.coupled import arm
-from tasks.lengths import accuracy_picture, by_length
+from tasks.arithmetic.coupling_schemes import PAPER, Studies, Study, compare, pictures
 from tasks.task import Claim, Experiment
 
-PAPER = "Position coupling (Cho et al. 2024)"
-CPU_ARMS = ("coupled", "random_start")
-
-
-def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Train every arm, at full scale the coupled one; return exact match by side."""
-    figures: dict[str, float] = {}
-    for name in CPU_ARMS if scale == "cpu" else ("coupled",):
-        recipe = arm(board_cpu() if scale == "cpu" else board_full(), name)
-        figures |= by_length(recipe, workdir, seed, "board", name, "board ")
-    return figures
-
-
-def pictures(figures: Mapping[str, Sequence[float]]) -> list[Lines]:
-    """Return exact match by side."""
-    ranges = (make().task.train_sizes for make in (board_cpu, board_full))
-    trained = next(sides for sides in ranges if sides[1] == figures["trained/board"][0])
-    return [
-        accuracy_picture(
-            figures,
-            [name for name in CPU_ARMS if f"longest/board/{name}" in figures],
-            title="Exact match on boards larger than those of training",
-            size_name="side",
-            trained=trained,
-            prefix="board ",
-        )
-    ]
-
+STUDIES: Studies = MappingProxyType(
+    {
+        "cpu": (Study("board", board_cpu, ("coupled", "random_start"), "board "),),
+        "full": (Study("board", board_full, ("coupled",), "board "),),
+    }
+)
 
 COUPLED_BOARDS = Experiment(
     name="coupled_boards",
@@ -78,6 +54,6 @@ COUPLED_BOARDS = Experiment(
             scale="full",
         ),
     ),
-    run=run,
-    pictures=pictures,
+    run=partial(compare, STUDIES),
+    pictures=partial(pictures, STUDIES),
 )

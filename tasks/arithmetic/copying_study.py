@@ -6,61 +6,26 @@ steps and examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
 
-from lm.config import Recipe
-from lm.report.pictures import Lines
 from tasks.arithmetic.copying import copy_cpu, copy_full, reverse_cpu, reverse_full
-from tasks.arithmetic.coupled import ARMS, arm
-from tasks.lengths import accuracy_picture, by_length
+from tasks.arithmetic.coupled import ARMS
+from tasks.arithmetic.coupling_schemes import PAPER, Studies, Study, compare, pictures
 from tasks.task import Claim, Experiment
 
-PAPER = "Position coupling (Cho et al. 2024)"
-
-
-class Study(NamedTuple):
-    """A task at both scales, and its arms."""
-
-    cpu: Callable[[], Recipe]
-    full: Callable[[], Recipe]
-    arms: tuple[str, ...]
-
-
-STUDIES: Mapping[str, Study] = MappingProxyType(
+STUDIES: Studies = MappingProxyType(
     {
-        "copy": Study(copy_cpu, copy_full, ("coupled", *(name for name in ARMS if name != "index_hints"))),
-        "reverse": Study(reverse_cpu, reverse_full, ("coupled", "no_positions")),
+        "cpu": (
+            Study("copy", copy_cpu, ("coupled", *(name for name in ARMS if name != "index_hints")), "copy "),
+            Study("reverse", reverse_cpu, says="reverse "),
+        ),
+        "full": (
+            Study("copy", copy_full, ("coupled",), "copy "),
+            Study("reverse", reverse_full, ("coupled",), "reverse "),
+        ),
     }
 )
-
-
-def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Train every arm of both tasks, at full scale the coupled ones; return exact match by length."""
-    figures: dict[str, float] = {}
-    for task, study in STUDIES.items():
-        for name in study.arms if scale == "cpu" else ("coupled",):
-            recipe = arm(study.cpu() if scale == "cpu" else study.full(), name)
-            figures |= by_length(recipe, workdir, seed, task, name, f"{task} ")
-    return figures
-
-
-def pictures(figures: Mapping[str, Sequence[float]]) -> list[Lines]:
-    """Return exact match by length, one picture a task."""
-    return [
-        accuracy_picture(
-            figures,
-            [name for name in study.arms if f"longest/{task}/{name}" in figures],
-            title=f"Exact match beyond the lengths of training: {task}",
-            size_name="digits",
-            trained=(1, int(figures[f"trained/{task}"][0])),
-            prefix=f"{task} ",
-        )
-        for task, study in STUDIES.items()
-    ]
-
 
 COUPLED_COPYING = Experiment(
     name="coupled_copying",
@@ -91,6 +56,6 @@ COUPLED_COPYING = Experiment(
             )
         ),
     ),
-    run=run,
-    pictures=pictures,
+    run=partial(compare, STUDIES),
+    pictures=partial(pictures, STUDIES),
 )

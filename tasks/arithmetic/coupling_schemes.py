@@ -6,6 +6,7 @@ random start, index hints, ALiBi, rotary, randomised positions; the same layers,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,31 +73,34 @@ OTHERS: Studies = MappingProxyType(
 
 
 def compare(studies: Studies, workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Train every arm; return exact match by length, and the lead of coupled ids over the best other arm."""
+    """Train every arm; return exact match by length and, where there are others, the lead of coupled ids over them."""
     figures: dict[str, float] = {}
     for study in studies[scale]:
         for name in study.arms:
             figures |= by_length(arm(study.recipe, name), workdir, seed, study.task, name, study.says)
         coupled, *others = (figures[f"{study.says}{name}@{study.beyond}"] for name in study.arms)
-        figures[f"lead/{study.task}"] = coupled - max(others)
+        if others:
+            figures[f"lead/{study.task}"] = coupled - max(others)
     return figures
 
 
 def pictures(studies: Studies, figures: Mapping[str, Sequence[float]]) -> list[Lines]:
-    """Return exact match by length, one picture a task that has figures."""
-    measured = {study.task: study for of_scale in studies.values() for study in of_scale}
-    return [
-        accuracy_picture(
-            figures,
-            study.arms,
-            title=f"Exact match beyond the lengths of training: {study.task}",
-            size_name="digits",
-            trained=(1, int(figures[f"trained/{study.task}"][0])),
-            prefix=study.says,
-        )
-        for task, study in measured.items()
-        if f"trained/{task}" in figures
-    ]
+    """Return exact match by length, one picture a task that was trained to the length of the figures."""
+    drawn = []
+    for study in itertools.chain.from_iterable(studies.values()):
+        task, trained = study.recipe.task, figures.get(f"trained/{study.task}", [0])
+        if trained[0] == task.train_sizes[1]:
+            drawn.append(
+                accuracy_picture(
+                    figures,
+                    [name for name in study.arms if f"longest/{study.task}/{name}" in figures],
+                    title=f"Exact match beyond the lengths of training: {study.task}",
+                    size_name=task.size_name,
+                    trained=task.train_sizes,
+                    prefix=study.says,
+                )
+            )
+    return drawn
 
 
 def experiment(name: str, studies: Studies) -> Experiment:
