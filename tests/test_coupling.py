@@ -169,3 +169,19 @@ def test_arms_and_operands_are_refused_by_name():
         arm(addition_cpu(), "no_position")
     with pytest.raises(ConfigError, match="task.operands must be from 2 to 4"):
         Addition(operands=5)
+
+
+@pytest.mark.parametrize("operands", [2, 3])
+def test_one_layer_with_coupled_ids_cannot_tell_operands_apart(operands):
+    task = Addition(longest_train=4, longest_test=5, max_position=12, operands=operands)
+    config = addition_cpu().model
+    net = build(replace(config, vocabulary=task.vocabulary, positions=Learned(rows=13), dtype="float32"))
+    params = net.init(jax.random.key(0))
+    numbers = jax.random.randint(jax.random.key(1), (operands, 4), 1, 10)
+    ways = np.array([*itertools.permutations(range(operands))])
+    batch = jax.vmap(lambda way: task.write(numbers[way], 4, 3))(ways)
+    logits = np.asarray(jax.jit(net.apply)(params, batch).logits)
+    asked = np.asarray(batch.weights) > 0
+    given = logits[asked].reshape(len(ways), -1)
+    np.testing.assert_allclose(given, np.broadcast_to(given[:1], given.shape), atol=1e-4)
+    assert np.abs(logits[0] - logits[1])[~asked[0]].max() > 1e-2  # within the question it can
