@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 ROOMS = (
-    "types", "config", "strict", "mesh", "models", "transforms", "losses", "optim", "train", "sweep",
+    "types", "config", "strict", "mesh", "models", "transforms", "losses", "optim", "step", "train", "sweep",
     "evaluate", "decode", "data", "checkpoint", "report",
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from lm.mesh import reached_preemption
+from lm.processes import reached_preemption
 
 
 class Interrupt:

@@ -1,4 +1,4 @@
-"""Devices, meshes, shardings and processes: the one file that knows of them.
+"""Devices, meshes and shardings: the one file that knows of them.
 
 mesh = make_mesh(MeshConfig(data=2, fsdp=4))
 shardings = state_shardings(abstract_state, mesh)
@@ -7,14 +7,13 @@ shardings = state_shardings(abstract_state, mesh)
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -114,33 +113,3 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:
         raise ConfigError(f"batch of {batch_size} does not split over data x fsdp = {parts} devices")
-
-
-def start_processes(timeout: int = 60) -> None:
-    """Join the other processes where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set.
-
-    Call it before anything else of JAX. Without these variables it does nothing.
-    """
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is None:
-        return
-    try:
-        count, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers ({error})"
-        ) from None
-    try:
-        jax.distributed.initialize(address, count, index, initialization_timeout=timeout)
-    except RuntimeError as error:
-        raise ConfigError(f"process {index} of {count} found no coordinator at {address}: {error}") from None
-
-
-def is_main_process() -> bool:
-    """Say whether this process writes the files that are written once."""
-    return jax.process_index() == 0
-
-
-def reached_preemption(step: int) -> bool:
-    """Say whether all processes have agreed to save at this step (several processes only)."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

@@ -22,8 +22,9 @@ import numpy as np
 
 from lm.config import OBJECTIVES, OptimizerConfig, Recipe
 from lm.losses import augmented
+from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
-from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat, weights, weights_for_use
+from lm.train import build_net, parts_of, weights_for_use
 from lm.transforms import Stage, grow, stages_of
 from lm.types import Array, Evaluation, Key, Source, TrainState
 

@@ -19,7 +19,8 @@ def overhead(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     import jax.numpy as jnp
 
     from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
-    from lm.train import build_net, init_state, make_step, parts_of, repeat
+    from lm.step import init_state, make_step, repeat
+    from lm.train import build_net, parts_of
     from lm.types import Batch
 
     model = TransformerConfig(vocabulary=256, depth=4, width=512, heads=8, dtype="float32")

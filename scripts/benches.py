@@ -27,7 +27,8 @@ def prepared(name: str) -> tuple[Any, Callable[..., Any], Any]:
     """Return a recipe's source, its step, and a function from a seed to a fresh state."""
     import jax
 
-    from lm.train import build_net, init_state, make_step, parts_of
+    from lm.step import init_state, make_step
+    from lm.train import build_net, parts_of
     from tasks.registry import RECIPES
 
     recipe = RECIPES[name]()
@@ -41,7 +42,7 @@ def data_share(steps: int = 20) -> dict[str, float]:
     """Time steps that draw their batch against the drawing alone, on the flip-flop recipe."""
     import jax
 
-    from lm.train import repeat
+    from lm.step import repeat
 
     source, step, begin = prepared("flip_flop_cpu")
     state = begin(0)
@@ -60,8 +61,8 @@ def population(folder: Path, members: int = 8, steps: int = 200) -> dict[str, fl
     import jax
     import jax.numpy as jnp
 
+    from lm.step import repeat
     from lm.sweep import over_members
-    from lm.train import repeat
 
     common = (RECIPE, f"--train.steps={steps}")
     together = command("scripts/sweep.py", *common, "--seeds", members, "--workdir", folder / "sweep")

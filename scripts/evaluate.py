@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     options, rest = parse_first(Options, argv, "evaluate.py", __doc__)
     import jax
 
-    from lm.train import EVALUATE, purpose
+    from lm.step import EVALUATE, purpose
     from lm.trained import load
     from scripts.runs import read_recipe
 

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     from lm.look import look
     from lm.report.html import write_report
     from lm.report.pictures import add_pictures
-    from lm.train import EVALUATE, purpose
+    from lm.step import EVALUATE, purpose
     from lm.trained import load
     from scripts.runs import batch_of, read_recipe
 

@@ -27,7 +27,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options, recipe = parse_recipe(Options, argv, "train.py", __doc__)
-    from lm.mesh import is_main_process, start_processes
+    from lm.processes import is_main_process, start_processes
     from lm.train import fit
 
     if options.curriculum:

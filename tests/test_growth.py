@@ -32,9 +32,10 @@ from lm.flops import count_flops
 from lm.losses import next_token
 from lm.models import build
 from lm.optim import schedule_of
+from lm.step import init_state, make_step
 from lm.strict import ConfigError
 from lm.sweep import run_sweep
-from lm.train import build_net, fit, init_state, make_step, parts_of, prepare
+from lm.train import build_net, fit, parts_of, prepare
 from lm.transforms import ema, grow, index_map, preserved, stages_from, stages_of
 from lm.transforms.stacking import stage_lengths
 from lm.transforms.wrap import is_stacked, map_paths

@@ -15,9 +15,9 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
     {"strict", "types", "model_config", "config", "exits", "flops"},
-    {"models", "mesh"},
+    {"models", "mesh", "processes"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
-    {"interop", "start", "train", "observe", "probe", "evaluate", "decode", "candidates"},
+    {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},
     {"sweep", "trained", "look"},
 )
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "torch", "tensorflow"}

@@ -29,9 +29,10 @@ from lm.models import build
 from lm.models.convolution import Convolution
 from lm.models.layers import Projection
 from lm.models.majority import LAWS, MajorityConv, MajorityDense, draw_weights, mix
+from lm.step import init_state, make_step, repeat
 from lm.strict import ConfigError
 from lm.sweep import run_sweep
-from lm.train import build_net, init_state, make_step, parts_of, repeat
+from lm.train import build_net, parts_of
 from lm.transforms import ema, majority, wrap
 from lm.transforms.wrap import is_stacked, map_paths
 from lm.types import Batch

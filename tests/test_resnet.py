@@ -28,8 +28,9 @@ from lm.mesh import make_mesh, state_shardings
 from lm.models import BatchNorm, GroupNorm, build, convolve
 from lm.models.resnet import Block, Group, resolve
 from lm.optim import make_optimizer
+from lm.step import DATA, MODEL, init_state, make_step, purpose
 from lm.strict import ConfigError
-from lm.train import CALIBRATION, DATA, MODEL, init_state, make_step, prepare, purpose
+from lm.train import CALIBRATION, prepare
 from lm.transforms import grow
 from lm.transforms.statistics import calibrate, is_statistic
 from lm.transforms.wrap import map_paths
@@ -267,7 +268,8 @@ from jax.sharding import PartitionSpec
 from lm.config import MeshConfig
 from lm.losses import next_token
 from lm.mesh import make_mesh, put_batch, state_shardings
-from lm.train import CALIBRATION, DATA, MODEL, init_state, make_step, prepare, purpose
+from lm.step import DATA, MODEL, init_state, make_step, purpose
+from lm.train import CALIBRATION, prepare
 from tests.test_resnet import BATCH, KEY, build, make_batch, still
 net = build(BATCH)
 optimizer = still(net)

@@ -14,9 +14,10 @@ from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
+from lm.step import init_state, make_step, repeat
 from lm.strict import ConfigError
 from lm.sweep import grid_points, run_sweep
-from lm.train import fit, init_state, make_step, repeat, stretches
+from lm.train import fit, stretches
 from lm.transforms import ema
 from lm.types import Source
 from tasks.formal.flip_flop.language import FlipFlop

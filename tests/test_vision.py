@@ -12,8 +12,9 @@ from lm.data.images import cifar, digits, open_images, shuffled
 from lm.exits import Unusable, UserError
 from lm.losses import augmented
 from lm.models import build
+from lm.step import init_state, make_step
 from lm.strict import ConfigError, override
-from lm.train import fit, init_state, make_step, parts_of
+from lm.train import fit, parts_of
 from lm.types import Net, Outputs
 from tasks.registry import RECIPES
 from tasks.vision.augment import Augment, crop

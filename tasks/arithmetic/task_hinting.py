@@ -19,8 +19,9 @@ from lm.look import STREAM
 from lm.observe import observe
 from lm.probe import linear_probe
 from lm.report.pictures import Lines
+from lm.step import EVALUATE, purpose
 from lm.strict import override
-from lm.train import EVALUATE, Result, fit, purpose
+from lm.train import Result, fit
 from lm.types import Array, Key, Params
 from tasks.arithmetic.sorting import FIRST, MISTAKES, Sorting, hinted, sorting_cpu
 from tasks.build import below

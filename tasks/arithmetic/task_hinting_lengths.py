@@ -15,8 +15,9 @@ import jax.numpy as jnp
 
 from lm.config import Recipe, Tempered
 from lm.report.pictures import Lines
+from lm.step import EVALUATE, purpose
 from lm.strict import override
-from lm.train import EVALUATE, fit, purpose
+from lm.train import fit
 from lm.transforms import fit_sharpness, sharpen
 from lm.types import Array, Key, Net, Params
 from tasks.arithmetic.sorting import Sorting

@@ -19,7 +19,8 @@ import jax
 
 from lm.config import OptimizerConfig, Recipe, TrainConfig
 from lm.report.folder import RunFolder
-from lm.train import EVALUATE, fit, purpose
+from lm.step import EVALUATE, purpose
+from lm.train import fit
 from tasks.math.duo import Generator, Sampling, grade_all, questions
 from tasks.math.graded import Graded, distinct, shares
 from tasks.math.verifier import TRAIN

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.train import init_state, make_step, repeat
+from lm.step import init_state, make_step, repeat
 from lm.types import Array, Batch, Example, Key, Net, Outputs, Params
 from tasks.stem.tagger import binary
 

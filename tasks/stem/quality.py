@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from lm.candidates import auroc
-from lm.train import init_state, make_step, repeat
+from lm.step import init_state, make_step, repeat
 from lm.types import Array, Batch, Example, Key, Net, Outputs, Params
 from tasks.stem.corpora import Text
 from tasks.stem.tagger import binary

@@ -1,6 +1,6 @@
 """Which words of a sentence are fingerspelled: a small tagger over characters and what is known of each word.
 
-Characters of a word go through convolutions, words through a bidirectional GRU; `lm.train.make_step` trains both.
+Characters of a word go through convolutions, words through a bidirectional GRU; `lm.step.make_step` trains both.
 
 data = encode(sentences, counts, glossary)
 probabilities = cross_validate(data, [s.article for s in sentences], seed=0)
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from lm.candidates import auroc
-from lm.train import init_state, make_step, repeat
+from lm.step import init_state, make_step, repeat
 from lm.types import Array, Batch, Example, Key, Mean, Metrics, Net, Outputs, Params
 from tasks.stem.asl import Sentence, find_phrases, mask, words
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from lm.config import MajorityKernels, Recipe
 from lm.losses import augmented
-from lm.train import build_net, init_state, make_step, parts_of, repeat, weights
+from lm.step import init_state, make_step, repeat, weights
+from lm.train import build_net, parts_of
 from lm.types import Batch, Key, Net, Outputs, Params, TrainState
 from tasks.task import Claim, Experiment
 from tasks.training.majority import perceptron, small_models, with_copies

@@ -17,8 +17,9 @@ from lm.config import ALiBi, Recipe
 from lm.evaluate import examine
 from lm.report.pictures import Lines
 from lm.report.svg import Series
+from lm.step import EVALUATE, purpose
 from lm.strict import override
-from lm.train import EVALUATE, Result, fit, purpose
+from lm.train import Result, fit
 from tasks.formal.automata import semiautomata as sa
 from tasks.formal.automata.cascades import cascade
 from tasks.formal.automata.parts import Hand, follow

@@ -19,9 +19,10 @@ import numpy as np
 from lm.config import OptimizerConfig, Recipe
 from lm.report.pictures import Lines, Picture
 from lm.report.svg import Series
+from lm.step import DATA, init_state, make_step, purpose, repeat
 from lm.strict import ConfigError
 from lm.sweep import over_members
-from lm.train import DATA, build_net, init_state, make_step, parts_of, purpose, repeat
+from lm.train import build_net, parts_of
 from lm.types import Array, Batch, Key, TrainState
 from tasks.formal.boolean.unseen import Unseen
 from tasks.formal.boolean.unseen_study import unseen_cpu

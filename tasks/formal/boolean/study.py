@@ -13,8 +13,9 @@ import numpy as np
 from lm.config import Recipe
 from lm.report.pictures import Lines
 from lm.report.svg import Series
+from lm.step import EVALUATE, purpose
 from lm.strict import override
-from lm.train import EVALUATE, fit, purpose
+from lm.train import fit
 from lm.types import Array
 from tasks.formal.boolean import learners as learners
 from tasks.formal.boolean.functions import (

@@ -17,9 +17,10 @@ import numpy as np
 
 from lm.config import Recipe
 from lm.report.pictures import HeatMap, Picture
+from lm.step import EVALUATE, init_state, make_step, purpose, repeat
 from lm.strict import override
 from lm.sweep import over_members
-from lm.train import EVALUATE, build_net, init_state, make_step, parts_of, purpose, repeat
+from lm.train import build_net, parts_of
 from lm.types import Array, Key, Params
 from tasks.formal.parity.sparse_parity import SparseParity, sparse_parity_cpu
 from tasks.task import Claim, Experiment

@@ -20,7 +20,7 @@ from lm.exits import UserError
 from lm.losses import next_token
 from lm.models import build
 from lm.optim import make_optimizer, make_schedule
-from lm.train import init_state, make_step, repeat
+from lm.step import init_state, make_step, repeat
 from lm.types import Array, Batch, Key
 
 EPOCHS, BATCH = 100, 128

@@ -21,8 +21,9 @@ from lm.evaluate import examine
 from lm.observe import observe
 from lm.probe import linear_probe
 from lm.report.pictures import HeatMap, Picture
+from lm.step import EVALUATE, purpose
 from lm.strict import override
-from lm.train import EVALUATE, Result, fit, purpose
+from lm.train import Result, fit
 from lm.types import Array, Batch
 from tasks.formal.search.graph_search import GraphSearch, graph_search_cpu, graph_search_full
 from tasks.task import Claim, Experiment
