@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,12 +119,15 @@ def parts_of(recipe: Recipe) -> tuple[Objective, optax.GradientTransformation, A
     return objective, make_optimizer(recipe.optimizer, schedule_of(recipe)), average
 
 
-def prepare(recipe: Recipe, folder: Path, source: Source | None = None) -> Run:
+def prepare(
+    recipe: Recipe, folder: Path, source: Source | None = None, devices: Sequence[jax.Device] | None = None
+) -> Run:
     """Build everything that training at one depth needs; `folder` is where a task may keep the data it builds.
 
-    `source` is the task's, where it is at hand already.
+    `source` is the task's, where it is at hand already. `devices` are those that the process sees, or of a topology
+    that is compiled for and is not there.
     """
-    mesh = make_mesh(recipe.mesh)
+    mesh = make_mesh(recipe.mesh, devices)
     check_batch(recipe.train.batch_size, mesh)
     plain, net, _ = build_net(recipe)
     source = recipe.task.source(recipe, folder) if source is None else source
