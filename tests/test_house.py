@@ -14,7 +14,7 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
-    {"strict", "types", "model_config", "config", "exits", "flops"},
+    {"strict", "types", "model_config", "config", "exits", "flops", "collectives"},
     {"models", "mesh", "processes"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
     {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},

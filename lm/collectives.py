@@ -1,0 +1,173 @@
+"""The collectives of a compiled program, read from its text: what is sent, along which axes of the mesh, how often.
+
+    for kind, axes, size, count in collectives(compiled.as_text(), dict(mesh.shape)): ...
+
+Partitions are numbered as the mesh lists its devices, so a group of them says which axes it runs along.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (.*?[\])}]) ([\w-]+)\(")
+CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)")
+BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+CONSTANT = re.compile(r"^\s*%?([\w.-]+) = s32\[\]\S* constant\((\d+)\)")
+BELOW = re.compile(r"^\s*ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
+CHAIN = re.compile(r'\bchain_id="(\d+)"')
+SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
+IOTA = re.compile(r"\breplica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+
+
+class Collective(NamedTuple):
+    """One collective: bytes of the whole array on one device, before or after, whichever is more; runs in a step.
+
+    Of these bytes a device receives (n - 1) / n from the n along `axes` in an all-gather, a reduce-scatter and an
+    all-to-all, twice that in an all-reduce, and all of them in a permute.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+def collectives(hlo_text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """Return the collectives of an optimised HLO module (of CPU, GPU or TPU) on a mesh of these sizes.
+
+    A loop counts as often as it runs, and once where the program does not say. Of an asynchronous pair the start
+    counts. A TPU repeats a collective in every fusion that overlaps with it; these share a chain and count once.
+    """
+    computations, entry = _read(hlo_text, mesh_shape)
+    runs = dict.fromkeys(computations, 0)
+
+    def enter(name: str, times: int) -> None:
+        runs[name] += times
+        for called, trips in computations[name].calls:
+            enter(called, times * (computations[trips].limit if isinstance(trips, str) else trips))
+
+    enter(entry, 1)
+    counted: list[Collective] = []
+    chains: set[str] = set()
+    for name, computation in computations.items():
+        for one, chain in computation.found:
+            if runs[name] and one.axes and chain not in chains:
+                counted.append(one._replace(count=runs[name]))
+                chains |= {chain} - {""}
+    return counted
+
+
+def totals(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], tuple[int, int]]:
+    """Return {(kind, axes): (how many run in a step, the bytes of all of them)}."""
+    sums: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
+    for one in found:
+        count, size = sums.get((one.kind, one.axes), (0, 0))
+        sums[one.kind, one.axes] = (count + one.count, size + one.count * one.bytes)
+    return sums
+
+
+class _Computation(NamedTuple):
+    """What is read of one computation."""
+
+    found: list[tuple[Collective, str]]  # its collectives, each with its chain
+    calls: list[tuple[str, int | str]]  # what it runs, and how often: a number, or as this condition allows
+    constants: dict[str, int]
+    limits: list[int]  # the number that a counter must stay below, where this is the condition of such a loop
+
+    @property
+    def limit(self) -> int:
+        return self.limits[0] if self.limits else 1
+
+
+def _read(text: str, mesh_shape: Mapping[str, int]) -> tuple[dict[str, _Computation], str]:
+    """Return what stands in every computation, and the name of the one that begins."""
+    computations: dict[str, _Computation] = {}
+    entry = ""
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            name = header[2]
+            entry = name if header[1] else entry
+            here = computations[name] = _Computation([], [], {}, [])
+        elif constant := CONSTANT.match(line):
+            here.constants[constant[1]] = int(constant[2])
+        elif (below := BELOW.match(line)) and below[1] in here.constants:
+            here.limits.append(here.constants[below[1]])
+        elif instruction := INSTRUCTION.match(line):
+            shapes, opcode = instruction.groups()
+            here.calls.extend(_calls(line, opcode))
+            kind = opcode.removesuffix("-start")
+            if kind in KINDS:
+                groups = _groups(line, math.prod(mesh_shape.values()))
+                size = _bytes(kind, kind != opcode, shapes, groups.shape[-1])
+                # A TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
+                kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
+                chain = CHAIN.search(line)
+                here.found.append((Collective(kind, _axes(groups, mesh_shape), size, 1), chain[1] if chain else ""))
+    return computations, entry
+
+
+def _calls(line: str, opcode: str) -> list[tuple[str, int | str]]:
+    """Return the computations that an instruction runs, and how often; a reducer of two scalars holds nothing."""
+    if opcode.endswith(("-update", "-done")):
+        return []
+    called = {role: name for role, name in CALLED.findall(line) if role != "to_apply" or opcode == "call"}
+    if opcode == "while":
+        trips = TRIPS.search(line)
+        return [(called["body"], int(trips[1]) if trips else called["condition"])]
+    branches = BRANCHES.search(line)
+    names = [*called.values(), *(name.strip(" %") for name in (branches[1].split(",") if branches else ()))]
+    return [(name, 1) for name in names]
+
+
+def _groups(line: str, devices: int) -> np.ndarray:
+    """Return the groups of partitions, [groups, members], of a line that lists them, or counts and transposes them."""
+    if listed := LISTED.search(line):
+        return np.array([_numbers(group) for group in listed[1].strip("{}").split("},{")])
+    if iota := IOTA.search(line):
+        shape, base = _numbers(iota[1]), _numbers(iota[2])
+        return np.arange(math.prod(base)).reshape(base).transpose(_numbers(iota[3]) if iota[3] else None).reshape(shape)
+    return np.arange(devices)[None]
+
+
+def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the axes of the mesh along which the members of a group differ."""
+    places = np.stack(np.unravel_index(groups, tuple(mesh_shape.values())))
+    moving = (places != places[..., :1]).any(axis=(1, 2))
+    return tuple(name for name, moves in zip(mesh_shape, moving, strict=True) if moves)
+
+
+def _bytes(kind: str, started: bool, shapes: str, members: int) -> int:
+    """Return the larger of the bytes that go in and come out; the shape of a start lists both, but an all-reduce's."""
+    sizes = [
+        math.prod(_numbers(dimensions)) * (8 if name == "pred" else int(bits)) / 8
+        for name, bits, dimensions in SHAPE.findall(shapes)
+        if dimensions or not started or kind == "all-reduce"  # beside the arrays of a start stand scalars of state
+    ]
+    whole = sum(sizes)
+    if started and kind != "all-reduce":
+        whole *= members / (members + 1) if kind in ("all-gather", "reduce-scatter") else 1 / 2
+    elif kind == "reduce-scatter":
+        whole *= members
+    return round(whole)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]

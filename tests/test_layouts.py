@@ -1,0 +1,84 @@
+"""Layouts: what a compiled program sends between devices, and that every layout computes what one device does."""
+
+import pytest
+
+from lm.collectives import Collective, collectives, totals
+
+MESH = {"data": 2, "fsdp": 4, "tensor": 2}
+
+# Lines as compilers write them, without what nobody reads. The loop of the CPU says how often it runs; the TPU's has a
+# condition to be read, an all-gather repeated in the fusions that overlap with it, and a fused reduce-scatter.
+CPU = """
+%body (p: (s32[], f32[2,16])) -> (s32[], f32[2,16]) {
+  %g = f32[16,16]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,4]<=[2,4,2]T(2,0,1), dimensions={0}
+  %r = (f32[16,16]{1,0}, /*index=1*/bf16[4]{0}) all-reduce(%a, %b), channel_id=1, replica_groups=[8,2]<=[16], to_apply=%add
+}
+%inner (q: f32[]) -> f32[] {
+  %p = f32[8]{0} collective-permute(%y), channel_id=1, source_target_pairs={{0,2},{2,4},{4,6},{6,0}}
+}
+ENTRY %main (p0: f32[2,16]) -> f32[2,16] {
+  %w = (s32[], f32[2,16]{1,0}) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %k = f32[2]{0} call(%w), to_apply=%inner
+  %s = (f32[4]{0}, f32[16]{0}) all-gather-start(%k), replica_groups={{0,2,4,6},{8,10,12,14},{1,3,5,7},{9,11,13,15}}
+  %d = f32[16]{0} all-gather-done(%s)
+  %alone = f32[] all-reduce(%k), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7},{8},{9},{10},{11},{12},{13},{14},{15}}
+  ROOT %all = pred[] all-reduce-start(%k), replica_groups={}, to_apply=%or
+}
+"""
+TPU = """
+%start (p: bf16[1,256]) -> bf16[1,1024] {
+  %g = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
+}
+%step (p: bf16[1,256]) -> bf16[1,1024] {
+  %g.1 = bf16[1,1024]{1,0:T(8,128)S(1)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
+}
+%all-reduce-scatter.1 (i: bf16[64,32]) -> bf16[16,32] {
+  %r = bf16[64,32]{1,0:T(8,128)(2,1)} all-reduce(%i), channel_id=9, replica_groups=[4,4]<=[8,2]T(1,0), to_apply=%add
+}
+%condition (p: (s32[], bf16[4])) -> pred[] {
+  %constant.6 = s32[]{:T(128)} constant(12)
+  ROOT %lt = pred[]{:T(512)} compare(%counter, %constant.6), direction=LT
+}
+%body (p: (s32[], bf16[4])) -> (s32[], bf16[4]) {
+  %a = (bf16[1,256]{1,0}, bf16[1,1024]{1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%start
+  %b = bf16[1,1024]{1,0} fusion(%a), kind=kCustom, calls=%step
+  %c = bf16[16,32]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
+  %h = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%c), source_target_pairs={{0,8},{8,0}}
+}
+ENTRY %main (p0: f32[2,16]) -> f32[2,16] {
+  %w = (s32[]{:T(128)}, bf16[4]{0}) while(%t), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            CPU,
+            [
+                Collective("all-gather", ("fsdp",), 1024, 3),
+                Collective("all-reduce", ("tensor",), 1024 + 8, 3),
+                Collective("collective-permute", ("fsdp",), 32, 1),
+                Collective("all-gather", ("fsdp",), 64, 1),
+                Collective("all-reduce", ("data", "fsdp", "tensor"), 1, 1),
+            ],
+        ),
+        (
+            TPU,
+            [
+                Collective("all-gather", ("fsdp",), 2048, 12),
+                Collective("reduce-scatter", ("fsdp",), 4096, 12),
+                Collective("collective-permute", ("data",), 32, 12),
+            ],
+        ),
+    ],
+    ids=["cpu", "tpu"],
+)
+def test_collectives_are_read_from_the_text_of_a_program(text, expected):
+    assert collectives(text, MESH) == expected
+
+
+def test_collectives_of_a_kind_add_up():
+    found = [Collective("all-gather", ("fsdp",), 8, 3), Collective("all-gather", ("fsdp",), 2, 1)]
+    assert totals(found) == {("all-gather", ("fsdp",)): (4, 26)}
