@@ -11,7 +11,7 @@ MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 CPU = """
 %body (p: (s32[], f32[2,16])) -> (s32[], f32[2,16]) {
   %g = f32[16,16]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,4]<=[2,4,2]T(2,0,1), dimensions={0}
-  %r = (f32[16,16]{1,0}, /*index=1*/bf16[4]{0}) all-reduce(%a, %b), channel_id=1, replica_groups=[8,2]<=[16], to_apply=%add
+  %r = (f32[16,16]{1,0}, bf16[4]{0}) all-reduce(%a, %b), replica_groups=[8,2]<=[16], to_apply=%add
 }
 %inner (q: f32[]) -> f32[] {
   %p = f32[8]{0} collective-permute(%y), channel_id=1, source_target_pairs={{0,2},{2,4},{4,6},{6,0}}
@@ -27,10 +27,10 @@ ENTRY %main (p0: f32[2,16]) -> f32[2,16] {
 """
 TPU = """
 %start (p: bf16[1,256]) -> bf16[1,1024] {
-  %g = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
+  %g = bf16[1,1024]{1,0:T(8,128)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
 }
 %step (p: bf16[1,256]) -> bf16[1,1024] {
-  %g.1 = bf16[1,1024]{1,0:T(8,128)S(1)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
+  %g.1 = bf16[1,1024]{1,0:S(1)} all-gather(%p), replica_groups=[4,4]<=[8,2]T(1,0), frontend_attributes={chain_id="0"}
 }
 %all-reduce-scatter.1 (i: bf16[64,32]) -> bf16[16,32] {
   %r = bf16[64,32]{1,0:T(8,128)(2,1)} all-reduce(%i), channel_id=9, replica_groups=[4,4]<=[8,2]T(1,0), to_apply=%add
