@@ -34,6 +34,7 @@ BELOW = re.compile(r"^\s*ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT
 CHAIN = re.compile(r'\bchain_id="(\d+)"')
 SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
+NAMED = re.compile(r"\breplica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 IOTA = re.compile(r"\breplica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
@@ -57,14 +58,7 @@ def collectives(hlo_text: str, mesh_shape: Mapping[str, int]) -> list[Collective
     counts. A TPU repeats a collective in every fusion that overlaps with it; these share a chain and count once.
     """
     computations, entry = _read(hlo_text, mesh_shape)
-    runs = dict.fromkeys(computations, 0)
-
-    def enter(name: str, times: int) -> None:
-        runs[name] += times
-        for called, trips in computations[name].calls:
-            enter(called, times * (computations[trips].limit if isinstance(trips, str) else trips))
-
-    enter(entry, 1)
+    runs = _runs(computations, entry)
     counted: list[Collective] = []
     chains: set[str] = set()
     for name, computation in computations.items():
@@ -73,6 +67,11 @@ def collectives(hlo_text: str, mesh_shape: Mapping[str, int]) -> list[Collective
                 counted.append(one._replace(count=runs[name]))
                 chains |= {chain} - {""}
     return counted
+
+
+def executions(hlo_text: str) -> dict[str, int]:
+    """Return how often each computation of an optimised HLO module runs in one run of the whole."""
+    return _runs(*_read(hlo_text, {}))
 
 
 def totals(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], tuple[int, int]]:
@@ -97,8 +96,20 @@ class _Computation(NamedTuple):
         return self.limits[0] if self.limits else 1
 
 
+def _runs(computations: Mapping[str, _Computation], entry: str) -> dict[str, int]:
+    runs = dict.fromkeys(computations, 0)
+
+    def enter(name: str, times: int) -> None:
+        runs[name] += times
+        for called, trips in computations[name].calls:
+            enter(called, times * (computations[trips].limit if isinstance(trips, str) else trips))
+
+    enter(entry, 1)
+    return runs
+
+
 def _read(text: str, mesh_shape: Mapping[str, int]) -> tuple[dict[str, _Computation], str]:
-    """Return what stands in every computation, and the name of the one that begins."""
+    """Return what stands in every computation, without a mesh but its collectives, and the name of the first one."""
     computations: dict[str, _Computation] = {}
     entry = ""
     for line in text.splitlines():
@@ -114,7 +125,7 @@ def _read(text: str, mesh_shape: Mapping[str, int]) -> tuple[dict[str, _Computat
             shapes, opcode = instruction.groups()
             here.calls.extend(_calls(line, opcode))
             kind = opcode.removesuffix("-start")
-            if kind in KINDS:
+            if kind in KINDS and mesh_shape:
                 groups = _groups(line, math.prod(mesh_shape.values()))
                 size = _bytes(kind, kind != opcode, shapes, groups.shape[-1])
                 # A TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
@@ -144,6 +155,12 @@ def _groups(line: str, devices: int) -> np.ndarray:
     if iota := IOTA.search(line):
         shape, base = _numbers(iota[1]), _numbers(iota[2])
         return np.arange(math.prod(base)).reshape(base).transpose(_numbers(iota[3]) if iota[3] else None).reshape(shape)
+    if named := NAMED.search(line):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        kept = [name for name in axes if f"'{name}'" not in named[2]]
+        places = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
+        groups = np.moveaxis(places, [list(axes).index(name) for name in kept], range(len(kept)))
+        return groups.reshape(math.prod(axes[name] for name in kept), -1)
     return np.arange(devices)[None]
 
 
