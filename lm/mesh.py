@@ -56,6 +56,25 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def platform() -> str:
+    """Return what programs are traced for, cpu, gpu or tpu: the mesh in context says it, else JAX's default backend.
+
+    `under` and jax.sharding.use_abstract_mesh put a mesh in context, be its devices there or only compiled for.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, called or traced with the mesh in context."""
+
+    def called(*args: Any, **settings: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **settings)
+
+    return called
+
+
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> P:
     """Return the partition of one array by the first rule that matches its path; no match is a ConfigError.
 

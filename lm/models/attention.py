@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Tempered
+from lm.mesh import platform
 from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
 from lm.types import Array
@@ -63,7 +64,7 @@ def causal_attention(
     work, and it stays in cache.
     """
     length = q_BHLh.shape[2]
-    blocked = jax.default_backend() == "cpu" and length >= 2 * QUERY_BLOCK
+    blocked = platform() == "cpu" and length >= 2 * QUERY_BLOCK
     attend = blocked_attention if blocked else plain_attention
     how: dict[str, Any] = {
         "scale": scale,

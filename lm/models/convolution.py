@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.mesh import platform
 from lm.models.layers import DType, Initialiser
 from lm.types import Array
 
@@ -22,7 +23,7 @@ def convolve(x_BHWC: Array, kernel: Array, stride: int = 1) -> Array:
 
     On CPU in the form of `convolve_rows`: inside a loop, which training is, XLA's own is 30 to 60 times slower there.
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return convolve_rows(x_BHWC, kernel, stride)
     border = kernel.shape[0] // 2
     layout = ("NHWC", "HWIO", "NHWC")

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.mesh import platform
 from lm.strict import require_choice
 from lm.types import Array
 
@@ -40,12 +41,12 @@ def compute_dtype(name: str) -> str:
     require_choice("model.dtype", name, ("auto", "float32", "bfloat16"))
     if name != "auto":
         return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "float32" if platform() == "cpu" else "bfloat16"
 
 
 def unrolled(depth: int) -> bool:
     """Say whether repeated blocks are best unrolled: on CPU a scanned loop costs a quarter of the step."""
-    return jax.default_backend() == "cpu" and depth <= 8
+    return platform() == "cpu" and depth <= 8
 
 
 def stacked(block: type[nn.Module], depth: int, unroll: bool, in_axes: Any = 0) -> Callable[..., nn.Module]:
