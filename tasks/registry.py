@@ -141,6 +141,7 @@ from tasks.math.varied_study import VARIED
 from tasks.math.verifier import Verifier
 from tasks.mixture import TaskMixture
 from tasks.stem.asl_study import ASL_STEM_WIKI
+from tasks.stem.phi import phi3_mini_full, phi4_full
 from tasks.stem.phi_study import PHI
 from tasks.stem.text import Stem, StemData, stem_cpu, stem_phases_cpu
 from tasks.task import Experiment, Task
@@ -292,6 +293,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
             smollm2_gsm8k_cpu,
             stem_cpu,
             stem_phases_cpu,
+            phi3_mini_full,
+            phi4_full,
             digits_resnet_cpu,
             shapes_resnet_cpu,
             cifar10_resnet20_full,
