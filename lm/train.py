@@ -17,11 +17,12 @@ from lm.config import Recipe
 from lm.exits import Preempted
 from lm.flops import count_flops
 from lm.interrupt import Interrupt
+from lm.job import Patience
 from lm.losses import augmented, make_objective
 from lm.mesh import check_batch, make_mesh, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
-from lm.processes import is_main_process
+from lm.processes import compare, facts_of, is_main_process
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.start import starting_weights
@@ -30,8 +31,10 @@ from lm.strict import to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.transforms.statistics import calibrate, has_statistics
 from lm.types import Batch, Evaluation, Metrics, Net, Objective, Params, Source, TrainState
+from lm.watchdog import Watchdog
 
 CALIBRATION = 16  # batches that running statistics are estimated on anew
+MEET = 300  # seconds for all processes to begin a run
 
 
 class Result(NamedTuple):
@@ -185,17 +188,20 @@ def fit(
     allow_change: tuple[str, ...] = (),
     quiet: bool = False,
     initial: Params | None = None,
+    patience: Patience | None = None,
 ) -> Result:
     """Train a recipe in a run folder, from its newest valid checkpoint where there is one, and evaluate it.
 
     `until` stops after that step and saves, as a preemption would; schedules still span `train.steps`.
     `allow_change` names fields (dotted) that may differ from the recipe found in the folder. `initial` are weights
-    of the plain model to begin with, in place of those that `recipe.weights` names.
-    Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the loss is no longer finite.
+    of the plain model to begin with, in place of those that `recipe.weights` names. `patience` is the watchdog's.
+    Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the loss is no longer finite. Several
+    processes give the same arguments; ConfigError in all of them where these, code or checkpoints differ.
     """
     last = recipe.train.steps if until is None else min(until, recipe.train.steps)
+    compare({**facts_of(to_json(recipe), Path(workdir)), "until": until}, MEET)
     folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
-    with folder as mine, Interrupt() as interrupt:
+    with folder as mine, Watchdog(patience or Patience(), mine) as watchdog, Interrupt(watchdog) as interrupt:
         if mine is not None:
             mine.check_recipe(to_json(recipe), allow_change)
         log = print if mine is None else mine.log
@@ -207,7 +213,7 @@ def fit(
                 run, state = climb(recipe, Path(workdir), found, initial, last, checkpoints, journal, interrupt)
                 evaluation = None
                 if last == recipe.train.steps:
-                    evaluation = evaluate_run(run, recipe, state)
+                    evaluation = evaluate_run(run, recipe, state, interrupt)
                     journal.evaluation(last, evaluation)
                 summary = journal.finish(last, evaluation, stage_flops(recipe, run))
         return Result(state, run.net, run.settle(weights(state)), run.source, evaluation, summary, last)
@@ -228,11 +234,12 @@ def climb(
     A checkpoint at a growth holds the state before it: going on from there grows it again, in the same way.
     """
     stages = stages_from(recipe, found or 0)
-    run = prepare(stages[0].recipe, folder)
-    if found is None:
-        state = run.init(starting_weights(stages[0].recipe, initial))
-    else:
-        state = checkpoints.restore(run.target, found)
+    with interrupt.at_once():
+        run = prepare(stages[0].recipe, folder)
+        if found is None:
+            state = run.init(starting_weights(stages[0].recipe, initial))
+        else:
+            state = checkpoints.restore(run.target, found)
     for stage in stages:
         if stage is not stages[0]:
             run = prepare(stage.recipe, folder, run.source)
@@ -268,26 +275,38 @@ def train(
 ) -> TrainState:
     """Take the steps up to `last`; metrics are read one stretch late, so that dispatch never waits for them."""
     text, step = to_json(recipe), int(state.step)
-    every = recipe.train.evaluate_every
+    every, watchdog = recipe.train.evaluate_every, interrupt.watchdog
+
+    def save() -> None:
+        with watchdog.slow("saving"):
+            journal.flush()  # raises Diverged before a broken state could be saved
+            checkpoints.check()
+            checkpoints.save(step, state, text)
+
+    watchdog.compiling()
     for start, count in stretches(step, last, recipe):
         step = start + count
         state, metrics = run.stretch(state, run.batches(start, count), count)
         journal.record(step, metrics)
-        stopped = interrupt.requested(step)
-        if step % recipe.train.save_every == 0 or step == last or stopped:
-            journal.flush()  # raises Diverged before a broken state could be saved
-            checkpoints.check()
-            checkpoints.save(step, state, text)
-        if stopped and step < last:
+        watchdog.stepped()
+        try:
+            if step % recipe.train.save_every == 0 or step == last:
+                save()
+            interrupt.check()
+            if every and step % every == 0 and step < recipe.train.steps:
+                journal.evaluation(step, evaluate_run(run, recipe, state, interrupt))
+        except Preempted:
+            save()
             checkpoints.wait()
-            raise Preempted(f"stopped by a signal and saved at step {step}; the same command goes on from there")
-        if every and step % every == 0 and step < recipe.train.steps:
-            journal.evaluation(step, evaluate_run(run, recipe, state))
+            raise Preempted(
+                f"stopped by a signal and saved at step {step}; the same command goes on from there"
+            ) from None
     checkpoints.wait()
     return state
 
 
-def evaluate_run(run: Run, recipe: Recipe, state: TrainState) -> Evaluation:
-    """Examine the plain model with the weights for use."""
+def evaluate_run(run: Run, recipe: Recipe, state: TrainState, interrupt: Interrupt) -> Evaluation:
+    """Examine the plain model with the weights for use; Preempted where a signal asks to stop meanwhile."""
     key = purpose(jax.random.key(recipe.train.seed), EVALUATE)
-    return run.source.evaluate(run.net, run.settle(weights(state)), key)
+    with interrupt.watchdog.slow("evaluating"), interrupt.at_once():
+        return run.source.evaluate(run.net, run.settle(weights(state)), key)

@@ -12,11 +12,12 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import main_guard
+from lm.job import Job
 from scripts.cli import in_phases, parse_recipe
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Job):
     workdir: Path | None = None  # run folder (default: runs/RECIPE)
     until: int | None = None  # stop and save after this step, as a preemption would
     resume: Literal["auto", "must", "never"] = "auto"  # whether to go on from the folder's newest checkpoint
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
 
     if options.curriculum:
         recipe = in_phases(recipe, options.curriculum)
-    start_processes()
+    start_processes(options)
     result = fit(
         recipe,
         options.workdir or Path("runs") / recipe.name,
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
         resume=options.resume,
         allow_change=options.allow_change,
         quiet=options.quiet,
+        patience=options.patience,
     )
     if is_main_process():
         print(json.dumps(result.summary))

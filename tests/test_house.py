@@ -14,9 +14,9 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
-    {"strict", "types", "model_config", "config", "exits", "flops", "collectives"},
-    {"models", "mesh", "processes"},
-    {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "interrupt"},
+    {"strict", "types", "model_config", "config", "exits", "job", "flops", "collectives"},
+    {"models", "mesh", "rollcall", "processes"},
+    {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "watchdog", "interrupt"},
     {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},
     {"sweep", "trained", "look"},
 )
