@@ -179,6 +179,12 @@ def stretches(start: int, last: int, recipe: Recipe) -> Iterator[tuple[int, int]
         start = stop
 
 
+def is_examined(step: int, recipe: Recipe) -> bool:
+    """Say whether the model is evaluated in passing at this step; at its end it is in any case."""
+    every = recipe.train.evaluate_every
+    return every is not None and step % every == 0 and 0 < step < recipe.train.steps
+
+
 def fit(
     recipe: Recipe,
     workdir: str | Path,
@@ -245,6 +251,8 @@ def climb(
             run = prepare(stage.recipe, folder, run.source)
             state = run.grow(state)
         journal.enter(stage, run, state)
+        if stage is stages[0] and found is not None and is_examined(found, recipe):  # a kill may have cut it short
+            journal.evaluation(found, evaluate_run(run, recipe, state, interrupt))
         state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
         if last <= stage.stop:
             break
@@ -275,7 +283,7 @@ def train(
 ) -> TrainState:
     """Take the steps up to `last`; metrics are read one stretch late, so that dispatch never waits for them."""
     text, step = to_json(recipe), int(state.step)
-    every, watchdog = recipe.train.evaluate_every, interrupt.watchdog
+    watchdog = interrupt.watchdog
 
     def save() -> None:
         with watchdog.slow("saving"):
@@ -293,7 +301,7 @@ def train(
             if step % recipe.train.save_every == 0 or step == last:
                 save()
             interrupt.check()
-            if every and step % every == 0 and step < recipe.train.steps:
+            if is_examined(step, recipe):
                 journal.evaluation(step, evaluate_run(run, recipe, state, interrupt))
         except Preempted:
             save()

@@ -18,7 +18,7 @@ from lm.optim import schedule_of
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
 from lm.report.progress import Progress
-from lm.report.writer import Writer
+from lm.report.writer import METRICS, Writer, read_rows
 from lm.strict import to_json
 from lm.transforms.stacking import Stage
 from lm.types import Evaluation, Mean, Metrics, TrainState
@@ -104,7 +104,8 @@ class Journal:
         """Write the figures of an evaluation and its examples."""
         if self.writer is None or self.folder is None:
             return
-        self.writer.scalars(step, {f"test/{name}": rate.value for name, rate in evaluation.metrics.items()})
+        if not self._was_examined(step):
+            self.writer.scalars(step, {f"test/{name}": rate.value for name, rate in evaluation.metrics.items()})
         lines = [json.dumps(example) for example in evaluation.examples]
         self.folder.path("samples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         shown = ", ".join(f"{n} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for n, r in evaluation.metrics.items())
@@ -142,6 +143,12 @@ class Journal:
             self.folder.status("done" if step == self.recipe.train.steps else "stopped", step=step)
             self.say(f"report: {write_report(self.folder.path('.'))}")
         return summary
+
+    def _was_examined(self, step: int) -> bool:
+        """Say whether the run that this one goes on from wrote the figures of an evaluation at this step."""
+        assert self.folder is not None
+        rows = read_rows(self.folder.path(METRICS)) if step == self.start else []
+        return any(row["step"] == step and any(name.startswith("test/") for name in row) for row in rows)
 
     def _earlier(self) -> dict[str, Any]:
         """Return the summary that this run goes on from, or nothing."""
