@@ -34,8 +34,9 @@ BELOW = re.compile(r"^\s*ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT
 CHAIN = re.compile(r'\bchain_id="(\d+)"')
 SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
-NAMED = re.compile(r"\breplica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-IOTA = re.compile(r"\breplica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+NAMED = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S*)\))? \{([^}]*)\}")
+ORDER = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
+IOTA = re.compile(r"\breplica_groups=\[([\d,]+)\]<=(\S+)")
 
 
 class Collective(NamedTuple):
@@ -153,15 +154,21 @@ def _groups(line: str, devices: int) -> np.ndarray:
     if listed := LISTED.search(line):
         return np.array([_numbers(group) for group in listed[1].strip("{}").split("},{")])
     if iota := IOTA.search(line):
-        shape, base = _numbers(iota[1]), _numbers(iota[2])
-        return np.arange(math.prod(base)).reshape(base).transpose(_numbers(iota[3]) if iota[3] else None).reshape(shape)
+        return _order(iota[2], devices).reshape(_numbers(iota[1]))
     if named := NAMED.search(line):
-        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        kept = [name for name in axes if f"'{name}'" not in named[2]]
-        places = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-        groups = np.moveaxis(places, [list(axes).index(name) for name in kept], range(len(kept)))
-        return groups.reshape(math.prod(axes[name] for name in kept), -1)
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        members = [axis for axis, name in enumerate(sizes) if f"'{name}'" in named[3]]
+        places = _order(named[2] or f"[{devices}]", devices).reshape(tuple(sizes.values()))
+        size = math.prod(places.shape[axis] for axis in members)
+        return np.moveaxis(places, members, range(-len(members), 0)).reshape(-1, size)
     return np.arange(devices)[None]
+
+
+def _order(text: str, devices: int) -> np.ndarray:
+    """Return the numbers of all partitions in the order that a text such as [2,4]T(1,0) gives."""
+    match = ORDER.match(text)
+    assert match is not None, f"{text} is no order of {devices} partitions"
+    return np.arange(devices).reshape(_numbers(match[1])).transpose(_numbers(match[2]) if match[2] else None).ravel()
 
 
 def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:

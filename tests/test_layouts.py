@@ -21,6 +21,8 @@ ENTRY %main (p0: f32[2,16]) -> f32[2,16] {
   %k = f32[2]{0} call(%w), to_apply=%inner
   %s = (f32[4]{0}, f32[16]{0}) all-gather-start(%k), replica_groups={{0,2,4,6},{8,10,12,14},{1,3,5,7},{9,11,13,15}}
   %d = f32[16]{0} all-gather-done(%s)
+  %n = f32[16]{0} all-gather(%d), replica_groups=mesh['a'=2,'b'=4,'c'=2] {'b'}, dimensions={0}
+  %m = f32[16]{0} all-to-all(%d), replica_groups=mesh['a'=2,'b'=8], device_ids=([8,2]T(1,0)) {'a'}, dimensions={0}
   %alone = f32[] all-reduce(%k), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7},{8},{9},{10},{11},{12},{13},{14},{15}}
   ROOT %all = pred[] all-reduce-start(%k), replica_groups={}, to_apply=%or
 }
@@ -61,6 +63,8 @@ ENTRY %main (p0: f32[2,16]) -> f32[2,16] {
                 Collective("all-reduce", ("tensor",), 1024 + 8, 3),
                 Collective("collective-permute", ("fsdp",), 32, 1),
                 Collective("all-gather", ("fsdp",), 64, 1),
+                Collective("all-gather", ("fsdp",), 64, 1),
+                Collective("all-to-all", ("tensor",), 64, 1),
                 Collective("all-reduce", ("data", "fsdp", "tensor"), 1, 1),
             ],
         ),
