@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import MeshConfig
 from lm.strict import ConfigError
-from lm.types import Batch
+from lm.types import Array, Batch
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -73,6 +73,21 @@ def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **settings)
 
     return called
+
+
+def over_heads(attend: Callable[..., Array], q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, tokens_BL: Any) -> Array:
+    """Return `attend` of each device's part of batch and heads: a kernel is nothing that the compiler could split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
+    batch = BATCH_AXES if q_BHLh.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None
+    heads = "tensor" if k_BKLh.shape[1] % mesh.shape["tensor"] == 0 else None
+    apart = P(batch, heads)
+    free = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
+    spread = jax.shard_map(
+        attend, in_specs=(apart, apart, apart, P(batch)), out_specs=apart, axis_names=free, check_vma=False
+    )
+    return spread(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> P:

@@ -142,6 +142,7 @@ class TransformerConfig:
     tempered: Tempered | None = None  # None: scores do not depend on how many keys there are
     dropout: float = 0.0  # on the output of attention and feed-forward
     embedding_dropout: float = 0.0
+    attention: str = "auto"  # blocked on CPU, splash on TPU, cudnn on GPU, and plain where that does not fit; or a name
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16
     remat: bool = False
     unroll: bool | None = None  # None: unrolled on CPU up to 8 layers, scanned elsewhere

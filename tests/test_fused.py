@@ -1,11 +1,23 @@
 """Laws of attention by platform: which form is chosen, and that every form is the plain one forward and backward."""
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AbstractDevice, AxisType, Mesh
 
+from lm.config import ALiBi, Randomised, RelativeBias, Tempered, TransformerConfig
 from lm.mesh import platform, under
+from lm.models import build, causal_attention, fused, plain_attention
+from lm.models.fused import cudnn_attention, splash_attention
 from lm.models.layers import compute_dtype, unrolled
+from lm.types import Batch
 
 
 def mesh_of(kind, platform):
@@ -22,3 +34,144 @@ def test_what_is_left_to_the_platform_follows_the_mesh_that_is_compiled_for():
     traced = []
     jax.jit(under(here, lambda: traced.append(jax.sharding.get_abstract_mesh())))()
     assert (traced, platform()) == ([here.abstract_mesh], "cpu")
+
+
+B, H, V = 2, 4, 23
+
+
+def draw(length, width, kv_heads, dtype=np.float32):
+    """Return queries, keys, values, weights of a sum, and the segments of packed documents with padding behind."""
+    rng = np.random.default_rng(0)
+    q, k, v, w = (rng.standard_normal((B, n, length, width)).astype(dtype) for n in (H, kv_heads, kv_heads, H))
+    segments = np.sort(rng.integers(1, 4, (B, length)), axis=1)
+    segments[0, -9:] = 0
+    return (q, k, v), w, jnp.asarray(segments)
+
+
+def value_and_gradients(attend, qkv, w, **how):
+    def loss(qkv):
+        return jnp.sum(attend(*qkv, scale=0.3, **how) * w)
+
+    return jax.jit(lambda qkv: (attend(*qkv, scale=0.3, **how), jax.grad(loss)(qkv)))(qkv)
+
+
+def assert_close(a, b, tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "kv_heads", "window", "packed"),
+    [(128, 8, 4, None, False), (256, 16, 2, None, True), (128, 8, 1, 50, True), (256, 8, 2, 1, False)],
+)
+def test_splash_attention_is_plain_attention_forward_and_backward(length, width, kv_heads, window, packed):
+    qkv, w, segments = draw(length, width, kv_heads)
+    how = {"window": window, "segments_BL": segments if packed else None}
+    splash = value_and_gradients(partial(splash_attention, interpret=True), qkv, w, **how)
+    # Sums of up to 256 products of order one in another order.
+    assert_close(splash, value_and_gradients(plain_attention, qkv, w, **how), 1e-4)
+
+
+PLAIN = TransformerConfig(vocabulary=V, depth=2, width=32, heads=4, kv_heads=2, attention="plain", unroll=False)
+
+
+def make_batch(length):
+    tokens = jnp.asarray(np.random.default_rng(2).integers(0, V, (B, length)))
+    _, _, segments = draw(length, 8, 4)
+    return Batch(tokens, tokens, jnp.ones((B, length)), jnp.tile(jnp.arange(length), (B, 1)), {}, segments)
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 40, "tempered": Tempered(64), "initialisation": "t5"}])
+def test_a_model_by_splash_attention_is_the_plain_model(changes, monkeypatch):
+    monkeypatch.setattr(fused, "splash_attention", partial(splash_attention, interpret=True))
+    config, batch, results = replace(PLAIN, **changes), make_batch(128), []
+    params = build(config).init(jax.random.key(0))
+    for form in ("plain", "splash"):
+        apply = build(replace(config, attention=form)).apply
+        results.append(jax.jit(jax.value_and_grad(lambda p, f=apply: jnp.square(f(p, batch).logits).mean()))(params))
+    assert_close(*results, 1e-5)
+
+
+LONG = replace(PLAIN, attention="auto")
+KERNELS = {"tpu": "tpu_custom_call", "cuda": "__cudnn$fmha"}
+CHOICES = [
+    # platform, model, length, forward kernels
+    ("tpu", LONG, 128, True),
+    ("tpu", replace(LONG, window=40, dtype="float32"), 256, True),
+    ("tpu", LONG, 130, False),
+    ("tpu", replace(LONG, positions=ALiBi()), 128, False),
+    ("tpu", replace(LONG, positions=Randomised(RelativeBias(), 128)), 128, False),
+    ("tpu", replace(LONG, attention="plain"), 128, False),
+    ("cuda", LONG, 128, True),
+    ("cuda", replace(LONG, window=40), 130, True),
+    ("cuda", LONG, 131, False),
+    ("cuda", replace(LONG, dtype="float32"), 128, False),
+    ("cuda", replace(LONG, positions=ALiBi()), 128, False),
+    ("cuda", replace(LONG, head_width=256), 128, False),
+]
+
+
+@pytest.mark.parametrize(("target", "config", "length", "expected"), CHOICES)
+def test_the_platform_that_is_compiled_for_decides_and_what_its_kernel_does_not_take_is_plain(
+    target, config, length, expected, monkeypatch
+):
+    # Without a GPU, JAX knows no version of cuDNN; the text that it would compile does not depend on it.
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    with jax.sharding.use_abstract_mesh(mesh_of(target, {"cuda": "gpu"}.get(target, target))):
+        net = build(config)
+        params, batch = jax.eval_shape(net.init, jax.random.key(0)), make_batch(length)
+        step = jax.jit(jax.grad(lambda params: net.apply(params, batch).logits.mean()))
+        text = step.trace(params).lower(lowering_platforms=(target,)).as_text()
+    assert (KERNELS[target] in text) is expected
+
+
+@pytest.mark.parametrize(("kv_heads", "window", "packed"), [(4, None, False), (2, 50, True), (1, 1, True)])
+def test_what_cudnn_is_asked_for_is_plain_attention_forward_and_backward(kv_heads, window, packed, monkeypatch):
+    qkv, w, segments = draw(130, 8, kv_heads)
+    how = {"window": window, "segments_BL": segments if packed else None}
+    ask = jax.nn.dot_product_attention  # without a GPU, XLA answers the same question
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *qkv, **s: ask(*qkv, **s | {"implementation": "xla"}))
+    found = value_and_gradients(cudnn_attention, qkv, w, **how)
+    assert_close(found, value_and_gradients(plain_attention, qkv, w, **how), 1e-4)
+
+
+def test_groups_and_attention_weights_are_the_plain_forms():
+    (q, k, v), _, segments = draw(128, 8, 4)
+    plain = plain_attention(q, k, v, scale=0.3, groups_BL=segments)
+    assert_close(causal_attention(q, k, v, scale=0.3, groups_BL=segments, form="splash"), plain, 1e-6)
+    net, batch = build(replace(PLAIN, attention="splash", remat=False)), make_batch(130)
+    assert net.apply(net.init(jax.random.key(0)), batch, attention=True).attention.shape == (2, B, 4, 130, 130)
+
+
+SPREAD = """
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from jax.sharding import NamedSharding, PartitionSpec as P
+from lm.config import MeshConfig
+from lm.mesh import make_mesh, under
+from lm.models.attention import plain_attention
+from lm.models.fused import cudnn_attention, splash_attention
+
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+rng = np.random.default_rng(0)
+q, k, v = (jnp.asarray(rng.standard_normal((4, n, 128, 8)), jnp.float32) for n in (4, 2, 2))
+segments = jnp.asarray(np.sort(rng.integers(1, 4, (4, 128)), axis=1))
+splash = partial(splash_attention, interpret=True)
+for batch in (4, 3):
+    def loss(attend, qkv):
+        return jnp.sin(attend(*qkv, scale=0.3, segments_BL=segments[:batch])).sum()
+    qkv = jax.device_put((q[:batch], k[:batch], v[:batch]), NamedSharding(mesh, P()))
+    found = jax.jit(under(mesh, jax.value_and_grad(partial(loss, splash))))(qkv)
+    plain = jax.jit(jax.value_and_grad(partial(loss, plain_attention)))(qkv)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, plain)
+    whole = jax.jit(under(mesh, partial(splash, scale=0.3))).lower(*qkv).compile().as_text()
+    print(batch, "f32[1,2,128,8]" in whole, "f32[3,2,128,8]" in whole)
+"""
+
+
+def test_a_kernel_runs_on_each_devices_part_of_batch_and_heads():
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": "."}
+    run = [sys.executable, "-c", SPREAD]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # A batch of 3 does not divide: each device has all of it, and its part of the heads.
+    assert done.stdout.split() == ["4", "True", "False", "3", "False", "True"]

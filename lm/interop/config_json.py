@@ -27,7 +27,8 @@ IGNORED = frozenset(
         *("rope_theta", "rope_scaling", "rope_parameters", "layer_types"),
     }
 )
-TRAINING = ("dropout", "embedding_dropout", "dtype", "remat", "unroll", "initialisation")  # fields that change no score
+# Fields that change no score.
+TRAINING = ("dropout", "embedding_dropout", "attention", "dtype", "remat", "unroll", "initialisation")
 LARGEST = 2**31
 
 

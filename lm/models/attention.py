@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lm.config import Tempered
 from lm.mesh import platform
+from lm.models import fused
 from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
+from lm.strict import require_choice
 from lm.types import Array
 
 QUERY_BLOCK = 64
 MASKED = -1e30
+FORMS = MappingProxyType({"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"})
 
 # (slice of the queries, slice of the keys) -> what is added to their scores, [B, H, Q, S], or nothing
 Bias = Callable[[slice, slice], Array | None]
@@ -56,24 +61,36 @@ def causal_attention(
     groups_BL: Array | None = None,
     bias: Bias | None = None,
     window: int | None = None,
+    form: str = "auto",
 ) -> Array:
-    """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the device.
+    """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the platform or a named one.
 
     With groups, only to those of the same group or of group 0. With a `window`, only to the last tokens of that
-    number, the query's own included. On CPU, queries go in blocks that read only the keys they may see: half the
-    work, and it stays in cache.
+    number, the query's own included. A form is used where it takes the problem, else the plain one:
+
+    blocked  on CPU; queries go in blocks that read only the keys they may see, half the work, and it stays in cache:
+             L of two blocks or more
+    splash   on TPU; no bias, no groups, L a multiple of 128
+    cudnn    on GPU; no bias, no groups, L even, h a multiple of 8 up to 128, bfloat16 or float16
     """
-    length = q_BHLh.shape[2]
-    blocked = platform() == "cpu" and length >= 2 * QUERY_BLOCK
-    attend = blocked_attention if blocked else plain_attention
-    how: dict[str, Any] = {
-        "scale": scale,
-        "segments_BL": segments_BL,
-        "groups_BL": groups_BL,
-        "bias": bias,
-        "window": window,
-    }
-    return attend(q_BHLh, k_BKLh, v_BKLh, **how)
+    form = attention_form(form)
+    masked: dict[str, Any] = {"scale": scale, "segments_BL": segments_BL, "window": window}
+    fusible = bias is None and groups_BL is None
+    if form == "splash" and fusible and fused.takes_splash(q_BHLh):
+        return fused.splash_attention(q_BHLh, k_BKLh, v_BKLh, **masked)
+    if form == "cudnn" and fusible and fused.takes_cudnn(q_BHLh):
+        out_BHLh = fused.cudnn_attention(q_BHLh, k_BKLh, v_BKLh, **masked)
+    else:
+        blocked = form == "blocked" and q_BHLh.shape[2] >= 2 * QUERY_BLOCK
+        attend = blocked_attention if blocked else plain_attention
+        out_BHLh = attend(q_BHLh, k_BKLh, v_BKLh, **masked, groups_BL=groups_BL, bias=bias)
+    return checkpoint_name(out_BHLh, fused.SAVED)
+
+
+def attention_form(name: str) -> str:
+    """Return the form of attention that a configuration names, "auto" being that of the platform."""
+    require_choice("model.attention", name, ("auto", "plain", *FORMS.values()))
+    return FORMS[platform()] if name == "auto" else name
 
 
 def plain_attention(q_BHLh, k_BKLh, v_BKLh, **how) -> Array:
@@ -218,6 +235,7 @@ class Attention(nn.Module):
     kernel_init: Initialiser = fan_in_normal
     residual_init: Initialiser = fan_in_normal
     score_bias: Callable[[Tables, Array, Array], Array | None] | None = None
+    form: str = "auto"
 
     @nn.compact
     def __call__(
@@ -235,6 +253,9 @@ class Attention(nn.Module):
         def bias(queries_BQ: Array, keys_BS: Array) -> Array | None:
             return None if self.score_bias is None else self.score_bias(context.tables, queries_BQ, keys_BS)
 
+        def block_bias(queries: slice, keys: slice) -> Array | None:
+            return bias(positions[:, queries], positions[:, keys])
+
         q_BHLh = rotate(project("query", self.heads, self.query_init), context.rotation).swapaxes(1, 2)
         if self.tempered is not None:
             q_BHLh = q_BHLh * Temper(self.tempered, name="temper")(positions).astype(q_BHLh.dtype)
@@ -245,10 +266,10 @@ class Attention(nn.Module):
                 "scale": self.scale,
                 "segments_BL": context.segments,
                 "groups_BL": context.groups,
-                "bias": lambda queries, keys: bias(positions[:, queries], positions[:, keys]),
+                "bias": block_bias if self.score_bias else None,
                 "window": self.window,
             }
-            out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how)
+            out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how, form=self.form)
             if self.is_mutable_collection("intermediates") and not self.is_initializing():
                 self.sow("intermediates", "weights", attention_weights(q_BHLh, k_BKLh, **how))
         else:

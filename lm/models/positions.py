@@ -38,7 +38,7 @@ Tables = Any  # the learned tables of a scheme by name: {"table": Array}
 class Scheme:
     """No positional signal: every hook is silent. The other schemes speak through one hook each.
 
-    `many_axes` says that positions may be [B, L, A].
+    `many_axes` says that positions may be [B, L, A], `biased` that scores have a bias.
     """
 
     config: Any
@@ -47,6 +47,7 @@ class Scheme:
     head_width: int
 
     many_axes = False
+    biased = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the learned tables by name."""
@@ -148,6 +149,7 @@ class ALiBiScheme(Scheme):
     """A penalty on the distance with a fixed slope a head."""
 
     config: ALiBi
+    biased = True
 
     def bias(self, tables: Tables, queries_BQ: Array, keys_BS: Array) -> Array:
         distance_BQS = jnp.abs(queries_BQ[:, :, None] - keys_BS[:, None, :]).astype(jnp.float32)
@@ -159,6 +161,7 @@ class RelativeBiasScheme(Scheme):
     """A learned bias a head and bucket: one bucket a distance at first, then logarithmic ones up to `longest`."""
 
     config: RelativeBias
+    biased = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.config.buckets < 2 * self.config.longest:
@@ -196,6 +199,10 @@ class RandomisedScheme(Scheme):
     @property
     def inner(self) -> Scheme:
         return make_scheme(self.config.inner, width=self.width, heads=self.heads, head_width=self.head_width)
+
+    @property
+    def biased(self) -> bool:  # type: ignore[override]
+        return self.inner.biased
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self.inner.shapes()

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 
 from lm.config import Learned, Randomised, TransformerConfig
 from lm.models import layers
-from lm.models.attention import Attention, Context, LayerCache, Past, cache_mask, open_groups
+from lm.models.attention import Attention, Context, LayerCache, Past, attention_form, cache_mask, open_groups
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
@@ -98,6 +98,7 @@ def resolve(config: TransformerConfig) -> Resolved:
         "feedforward": config.feedforward or hidden,
         "qkv_bias": config.bias if config.qkv_bias is None else config.qkv_bias,
         "head_bias": config.bias if config.head_bias is None else config.head_bias,
+        "attention": attention_form(config.attention),
         "dtype": layers.compute_dtype(config.dtype),
         "unroll": layers.unrolled(config.depth) if config.unroll is None else config.unroll,
     }
@@ -129,7 +130,8 @@ class Block(nn.Module):
             query_init=inits.query,
             kernel_init=inits.kernel,
             residual_init=inits.residual,
-            score_bias=config.scheme.bias,
+            score_bias=config.scheme.bias if config.scheme.biased else None,
+            form=config.attention,
             name="attention",
         )
         feedforward = FeedForward(
