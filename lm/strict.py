@@ -13,8 +13,13 @@ import math
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+
+LONGEST = 1 << 20  # characters of a configuration
+DEEPEST = 64  # levels of nesting
 
 
 class ConfigError(ValueError):
@@ -78,45 +83,64 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(config: Any) -> str:
-    """Return a dataclass tree as JSON; every dataclass carries its class name under `kind`."""
-    return json.dumps(_encode(config), indent=1, allow_nan=False)
+    """Return a dataclass tree as JSON; every dataclass carries its class name under `kind`.
+
+    Raises ConfigError, naming the field, for NaN, infinities and what JSON does not hold.
+    """
+    return json.dumps(_encode(config, ""), indent=1)
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        prefix = f"{path}." if path else ""
+        fields = {f.name: _encode(getattr(value, f.name), prefix + f.name) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
-        return [_encode(v) for v in value]
+        return [_encode(v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} must be finite, got {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ConfigError(f"cannot write {type(value).__name__} {value!r} as JSON")
+    raise ConfigError(f"{path}: cannot write {type(value).__name__} {value!r} as JSON")
 
 
 def from_json(text: str, kinds: Mapping[str, type]) -> Any:
-    """Rebuild a dataclass tree; unknown kinds, unknown fields and repeated keys are ConfigErrors."""
+    """Rebuild a dataclass tree; whatever `to_json` would not have written is a ConfigError."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"{len(text)} characters are more than any configuration has")
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a ValueError
         raise ConfigError(f"not valid JSON: {error}") from None
-    return _decode(data, kinds, "recipe")
+    if not isinstance(data, dict):
+        raise ConfigError(f"a configuration is a JSON object, not {type(data).__name__}")
+    return _decode(data, kinds, "recipe", 1)
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ConfigError(f"{name} is not a number that a configuration accepts")
+def _refuse_number(digits: str) -> Any:
+    raise ConfigError(f"{digits} is not a number that a configuration accepts")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_number(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"field {name!r} stands twice")
-    return dict(pairs)
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ConfigError(f"field {name!r} stands twice")
+    return unique
 
 
-def _decode(data: Any, kinds: Mapping[str, type], path: str) -> Any:
+def _decode(data: Any, kinds: Mapping[str, type], path: str, depth: int) -> Any:
+    if depth > DEEPEST:
+        raise ConfigError(f"{path[:60]}... is nested deeper than {DEEPEST} levels")
     if isinstance(data, list):
-        return tuple(_decode(v, kinds, f"{path}[{i}]") for i, v in enumerate(data))
+        return tuple(_decode(v, kinds, f"{path}[{i}]", depth + 1) for i, v in enumerate(data))
     if not isinstance(data, dict):
         return data
     kind = data.get("kind")
@@ -129,9 +153,16 @@ def _decode(data: Any, kinds: Mapping[str, type], path: str) -> Any:
         if name not in names:
             known = ", ".join(sorted(names))
             raise ConfigError(f"{path}.{name}: no such field{nearest(name, names)} (fields: {known})")
-    decoded = {name: _decode(value, kinds, f"{path}.{name}") for name, value in values.items()}
+    missing = [f.name for f in dataclasses.fields(cls) if _is_needed(f) and f.name not in values]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]} is missing")
+    decoded = {name: _decode(value, kinds, f"{path}.{name}", depth + 1) for name, value in values.items()}
     check_types(cls, decoded, path)
     return cls(**decoded)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def check_types(cls: type, values: Mapping[str, Any], path: str) -> None:
@@ -172,7 +203,10 @@ class Difference(typing.NamedTuple):
 
 
 def differences(old: str, new: str) -> list[Difference]:
-    """Return the leaves in which two configurations, given as JSON, differ; an absent leaf counts as None."""
+    """Return the leaves in which two configurations, given as JSON, differ; an absent leaf counts as None.
+
+    Raises ValueError where one is no JSON.
+    """
     before, after = (_leaves(json.loads(text)) for text in (old, new))
     paths = sorted(before.keys() | after.keys())
     found = (Difference(path, before.get(path), after.get(path)) for path in paths)
