@@ -1,0 +1,243 @@
+"""The launcher: its state machine against any cloud, processes on this machine, manifests for orchestrators."""
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpu.gcloud import Slice
+from tpu.machine import ENDS, HOPELESS, Limits, Seen, State, step, verdict
+from tpu.manifests import JobSet, skypilot_task, to_yaml
+
+ROOT = Path(__file__).parent.parent
+POD = Slice("pod", "us-west4-a", "v5litepod-8")
+NODES = ("absent", "waiting", "pending", "ready", "unreachable", "preempted", "broken", "deleting", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("codes", "one"),
+    [
+        ([0, 0], 0),
+        ([75, 75], 75),
+        ([75, 0], 75),  # who was done need not save
+        ([75, 1], 1),  # one did not save
+        ([134, 3, -9], 3),  # the others only noticed
+        ([2, 75], 2),
+        ([-9, 1], 137),  # the first end is the cause
+        ([0, -15], 143),
+    ],
+)
+def test_the_codes_of_all_processes_are_one(codes, one):
+    assert verdict(codes) == one
+
+
+CODES = st.sampled_from([0, 1, 2, 3, 4, 75, 134, -9])
+SEEN = st.builds(
+    Seen,
+    node=st.sampled_from(NODES),
+    ended=st.lists(CODES, max_size=3).map(tuple),
+    running=st.integers(0, 2),
+    trouble=st.sampled_from(["", "", "", "capacity", "error"]),
+)
+LIMITS = st.builds(Limits, restarts=st.integers(0, 3), failures=st.integers(0, 3), blind=st.integers(0, 3))
+
+
+def play(sights, limits, pause=15.0):
+    """Yield (state before, seen, state after, action) while the cloud shows these sights; the clock goes on."""
+    state, now, action = State(), 1000.0, None
+    for seen in sights:
+        seen = dataclasses.replace(seen, did=action if action not in ("wait", "end") else None)
+        if seen.did is None:
+            seen = dataclasses.replace(seen, trouble="")
+        before, (state, action) = state, step(state, seen, now, limits)
+        yield before, seen, state, action
+        if action == "end":
+            return
+        now = max(now + pause, state.after)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SEEN, max_size=60), LIMITS)
+def test_whatever_the_cloud_shows_budgets_hold_and_no_second_node_is_created(sights, limits):
+    started_code = None
+    for before, seen, state, action in play(sights, limits):
+        assert 0 <= before.restarts <= state.restarts <= limits.restarts
+        assert 0 <= before.failures <= state.failures <= limits.failures
+        assert action != "create" or seen.node == "absent"
+        assert action != "delete" or (state.ours and seen.node != "absent")
+        assert action != "start" or seen.node == "ready"
+        if state.ours and seen.node not in ("absent", "unknown", "unreachable"):
+            assert state.exists  # what is there is named at the end
+        assert (action == "end") == (state.phase in ENDS)
+        if state.phase == "done":
+            assert seen.running == 0 and set(seen.ended) == {0}
+        if state.phase == "failed":
+            assert state.code and state.reason
+        started_code = state.code
+    assert started_code is None or started_code >= 0
+
+
+def healthy(seen):
+    return seen.node == "ready" and seen.running > 0 and not any(seen.ended)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(SEEN, max_size=20), st.lists(SEEN.filter(lambda s: not healthy(s)), min_size=1, max_size=3), LIMITS)
+def test_every_path_ends(first, forever, limits):
+    """After any beginning, a cloud that shows the same few sights again and again comes to an end."""
+    limits = dataclasses.replace(limits, wait=7200.0, pending=600.0, grace=60.0)
+    sights = first + forever * 1500
+    assert any(action == "end" for *_, action in play(sights, limits))
+
+
+@pytest.mark.parametrize("code", HOPELESS)
+def test_hopeless_codes_are_not_tried_again(code):
+    state, action = step(State("running", ours=True), Seen("ready", (code, 134)), 0.0, Limits())
+    assert (state.phase, state.code, action) == ("failed", code, "end")
+    assert state.failures == state.restarts == 0
+
+
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+folder, role = Path(sys.argv[1]), sys.argv[2:][int(os.environ["JAX_PROCESS_ID"])]
+attempt = len(list(folder.glob(f"{os.environ['JAX_PROCESS_ID']}-*")))
+(folder / f"{os.environ['JAX_PROCESS_ID']}-{attempt}").write_text(str(os.getpid()))
+code = role.split(",")[attempt]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+if code == "hang":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while code in ("hang", "work"):
+    time.sleep(0.02)
+sys.exit(int(code))
+"""
+
+
+def local(folder, roles, *flags):
+    words = ("--local", str(len(roles)), "--grace", "0.5", *flags, "--", sys.executable, "-S", "-c", WORKER)
+    command = [sys.executable, str(ROOT / "tpu" / "launch.py"), *words, str(folder), *roles]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def pids(folder, attempt=0):
+    return [int(path.read_text() or 0) for path in sorted(folder.glob(f"*-{attempt}"))]
+
+
+@pytest.mark.parametrize(
+    ("roles", "hit", "number", "flags", "code"),
+    [
+        (["work", "work"], "launcher", signal.SIGTERM, (), 75),  # forwarded, and all save
+        (["work", "work"], 1, signal.SIGKILL, (), 137),  # the other is ended after the grace period
+        (["work", "hang"], 0, signal.SIGTERM, (), 137),  # one saved, one hangs: not all saved
+        (["hang", "3"], None, None, (), 3),  # what was meant counts, not what the launcher did to the rest
+        (["75,0", "75,0"], None, None, ("--restarts", "1"), 0),
+        (["75,75", "0,75"], None, None, ("--restarts", "1"), 75),
+        (["1,0", "0,0"], None, None, ("--failures", "1"), 0),
+        (["2,0", "0,0"], None, None, ("--failures", "1", "--restarts", "1"), 2),
+        (["work,work", "work,work"], "launcher", signal.SIGINT, ("--failures", "2"), 130),
+    ],
+)
+def test_processes_here_end_together_with_the_right_code(roles, hit, number, flags, code, tmp_path):
+    launcher = local(tmp_path, roles, *flags)
+    try:
+        deadline = time.monotonic() + 20
+        while len([pid for pid in pids(tmp_path) if pid]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)  # so that the handlers stand
+        if hit is not None:
+            os.kill(launcher.pid if hit == "launcher" else pids(tmp_path)[hit], number)
+        _, said = launcher.communicate(timeout=10)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == code, said
+    for path in tmp_path.glob("*-*"):
+        assert not Path(f"/proc/{path.read_text()}").exists()
+
+
+COMMAND = ("python", "scripts/train.py", "flip_flop_cpu", "--task.name", "it's $HOME")
+QUEUED = dataclasses.replace(POD, queued=True, spot=True)
+MANIFESTS = {
+    "one slice": ("jobset", JobSet("pod", "v5e:4x4", "image").manifest(COMMAND)),
+    "all of it": (
+        "jobset",
+        JobSet("pod", "v5p:2x2x2", "image", slices=2, claim="c", queue="q", spot=True).manifest(COMMAND),
+    ),
+    "one chip": ("jobset", JobSet("pod", "v5e:1x1", "image").manifest(COMMAND)),
+    "sky": ("skypilot", skypilot_task(POD, COMMAND)),
+    "sky with a bucket": (
+        "skypilot",
+        skypilot_task(QUEUED, COMMAND, "bucket"),
+    ),
+}
+
+
+FREE = ("labels", "annotations", "nodeSelector", "limits", "file_mounts")  # tables whose keys are anybody's
+
+
+def corrupted(value):
+    """Yield copies of a manifest with one mistake each: a field of another name, or a value of another kind."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            rest = {name: other for name, other in value.items() if name != key}
+            yield {**rest, f"{key}s": inner}
+            if key not in FREE:
+                yield from ({**rest, key: broken} for broken in corrupted(inner))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from ([*value[:index], broken, *value[index + 1 :]] for broken in corrupted(inner))
+    else:
+        yield [value]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_keep_to_their_schemas_and_mistakes_do_not(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    kind, manifest = MANIFESTS[name]
+    schema = json.loads((ROOT / "tests" / "schemas" / f"{kind}.json").read_text())
+    check = jsonschema.Draft202012Validator(schema)
+    written = yaml.safe_load(to_yaml(manifest))
+    assert written == manifest
+    check.validate(written)
+    mistakes = list(corrupted(written))
+    assert len(mistakes) > 15
+    assert [mistake for mistake in mistakes if check.is_valid(mistake)] == []
+
+
+def pod_text(manifest):
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    return job["template"]["spec"]["containers"][0]["command"][2]
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "expected"),
+    [
+        (
+            pod_text(MANIFESTS["all of it"][1]),
+            {"JOB_INDEX": "1", "JOB_COMPLETION_INDEX": "0"},
+            ["pod-slice-0-0.pod:8476", "4", "2"],
+        ),
+        (
+            MANIFESTS["sky"][1]["run"].replace("source", "# source"),
+            {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"},
+            ["10.0.0.1:8476", "2", "1"],
+        ),
+    ],
+)
+def test_what_a_manifest_runs_is_one_job(text, variables, expected):
+    """The shell text with a program in the command's place that prints what it was given."""
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    program = f"import os, sys; print([os.environ[n] for n in {names}], sys.argv[1:])"
+    text = text.replace("exec python", f"exec {sys.executable} -S -c {shlex.quote(program)}")
+    done = subprocess.run(["bash", "-c", text], env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.stdout == f"{expected} {list(COMMAND[1:])}\n", done.stderr
