@@ -226,11 +226,13 @@ class Growth:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 takes what the others leave."""
+    """Sizes of the mesh axes; -1 takes what the others leave. Between slices of devices only `data` is split."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # the batch
+    fsdp: int = 1  # the batch, and every parameter while nobody multiplies by it
+    tensor: int = 1  # heads, feed-forward units and vocabulary
+    sequence: int = 1  # the length of each example; each device gathers the keys and values of all
+    pipeline: int = 1  # the depth, in stages that hand microbatches on
 
 
 @dataclass(frozen=True)

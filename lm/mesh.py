@@ -9,22 +9,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lm.config import MeshConfig
+from lm.config import MeshConfig, Recipe, SharpenedLoss, TransformerConfig
 from lm.strict import ConfigError
-from lm.types import Array, Batch
+from lm.types import Array, Batch, Params
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "pipeline", "sequence", "tensor")  # the last are the nearest neighbours
 BATCH_AXES = ("data", "fsdp")
+STACK_AXES = ("pipeline", "sequence")
+FULL = 4  # microbatches a stage of a pipeline: the more, the smaller the share of the ticks in which stages wait
 
-# Path of a parameter -> mesh axes of its last dimensions. Leading dimensions (depth, copies, a population) stay whole.
+# Path of a parameter -> mesh axes of its last dimensions. The depth of a stack is split over the pipeline; other
+# leading dimensions (copies, a population) stay whole.
+STACKED = re.compile(r"(^|/)blocks/")
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 RULES: Rules = (
     (r"embedding.*/table$", ("tensor", "fsdp")),
@@ -38,22 +44,42 @@ RULES: Rules = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices as (data, fsdp, tensor); ConfigError where the sizes do not multiply to their number.
+def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+    """Return the size of each of AXES; ConfigError where they do not multiply to the number of devices."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    shown = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ConfigError(f"mesh sizes must be positive with at most one -1, got {shown}")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(devices // -math.prod(sizes), 1)
+        shown = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if math.prod(sizes) != devices:
+        raise ConfigError(f"mesh {shown} needs {math.prod(sizes)} devices, found {devices}")
+    return dict(zip(AXES, sizes, strict=True))
 
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices along AXES; ConfigError where the sizes do not multiply to their number.
+
+    Where devices lie in several slices, which a slower network joins, only the data axis runs through them.
     The axes are Auto on every JAX version: plain Linen code fails on the Explicit axes that jax.make_mesh builds.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
-    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ConfigError(f"mesh sizes must be positive with at most one -1, got {dict(zip(AXES, sizes, strict=True))}")
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = max(len(devices) // -math.prod(sizes), 1)
-    if math.prod(sizes) != len(devices):
-        shown = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise ConfigError(f"mesh {shown} needs {math.prod(sizes)} devices, found {len(devices)}")
-    array = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = list(mesh_sizes(config, len(devices)).values())
+    return Mesh(arrange(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Return the devices as an array of these sizes, neighbours close; only the first axis crosses slices."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh.data {sizes[0]} does not split over {slices} slices, which only the data axis may cross"
+        )
+    inside, across = [sizes[0] // slices, *sizes[1:]], [slices] + [1] * (len(sizes) - 1)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
 
 
 def platform() -> str:
@@ -99,10 +125,11 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules =
         return P()
     for pattern, axes in rules:
         if re.search(pattern, path):
-            kept = axes[-len(shape) :]
-            tail = shape[len(shape) - len(kept) :]
-            names = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(kept, tail, strict=True)]
-            return P(*[None] * (len(shape) - len(kept)), *names)
+            depth = ("pipeline",) if STACKED.search(path) else ()
+            inner = len(shape) - len(depth)
+            tail = axes[max(len(axes) - inner, 0) :]
+            names = (*depth, *(None,) * (inner - len(tail)), *tail)
+            return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(names, shape, strict=True)))
     raise ConfigError(f"no sharding rule matches parameter {path} of shape {shape}; add one to lm.mesh.RULES")
 
 
@@ -142,8 +169,134 @@ def put_batch(batch: Any, mesh: Mesh, leading: int = 0) -> Any:
     return jax.tree.map(put, batch)
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raise ConfigError unless the batch splits evenly over the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % parts:
-        raise ConfigError(f"batch of {batch_size} does not split over data x fsdp = {parts} devices")
+def check_layout(recipe: Recipe, mesh: Mesh) -> None:
+    """Raise ConfigError where a recipe cannot run on the mesh."""
+    batch, parts = recipe.train.batch_size // recipe.train.accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch % parts:
+        raise ConfigError(f"batch of {batch} does not split over data x fsdp = {parts} devices")
+    for axis in STACK_AXES:
+        named = f"mesh.{axis} {mesh.shape[axis]}"
+        if mesh.shape[axis] == 1:
+            continue
+        if not isinstance(recipe.model, TransformerConfig):
+            raise ConfigError(f"{named} splits a TransformerConfig alone, got {type(recipe.model).__name__}")
+        if recipe.model.dropout:
+            raise ConfigError(f"{named} cannot be combined with model.dropout {recipe.model.dropout}, which must be 0")
+        if isinstance(recipe.objective, SharpenedLoss):
+            raise ConfigError(f"{named} cannot be combined with objective sharpened, which reads all attention")
+    for depth in recipe.growth.depths if recipe.growth else (getattr(recipe.model, "depth", 1),):
+        if depth % mesh.shape["pipeline"]:
+            raise ConfigError(f"model.depth {depth} does not split over mesh.pipeline {mesh.shape['pipeline']}")
+
+
+# What models call; without a mesh in context all of it does nothing.
+
+
+def spread_rows(x_MD: Array) -> Array:
+    """Keep rows [B * L, D] where their batch is, each whole: what one block hands to the next."""
+    return _keep(x_MD, BATCH_AXES)
+
+
+def spread_tokens(x_BLD: Array) -> Array:
+    """Take [B, L, D] from where tables are split, along D, to where the batch and its parts of the length are."""
+    return _keep(_keep(x_BLD, ("data",), ("sequence",), ("fsdp",)), BATCH_AXES, ("sequence",))
+
+
+def _keep(x: Array, *axes: tuple[str, ...]) -> Array:
+    """Constrain dimensions of x to axes of the mesh in context, but for those that do not divide it or are manual."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    free = [tuple(axis for axis in each if axis not in mesh.manual_axes) for each in axes]
+    kept = [
+        each if n % math.prod(mesh.shape[a] for a in each) == 0 else None
+        for each, n in zip(free, x.shape, strict=False)
+    ]
+    return jax.lax.with_sharding_constraint(x, P(*kept))
+
+
+def stack_axes() -> frozenset[str]:
+    """Return which of the axes that split a stack of blocks the mesh in context has, of pipeline and sequence."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return frozenset() if mesh.empty else frozenset(axis for axis in STACK_AXES if mesh.shape[axis] > 1)
+
+
+def run_stack(run: Callable[..., Array], params: Params, shared: Any, x_BLD: Array, tokens: Any) -> Array:
+    """Return `run` (params, shared, x, tokens) -> x over the stack_axes of the mesh in context.
+
+    Every parameter is [N, ...], every array of `tokens` [B, L, ...]. What runs on one device gets its N / pipeline
+    layers and its L / sequence tokens, and asks `first_slot` and `gather_tokens` for what it must know of the others.
+    """
+    mesh, length = jax.sharding.get_abstract_mesh(), x_BLD.shape[1]
+    if length % mesh.shape["sequence"]:
+        raise ConfigError(f"a length of {length} does not split over mesh.sequence {mesh.shape['sequence']}")
+    stages, manual = mesh.shape["pipeline"], {"data", "sequence"}
+    if stages > 1:
+        run, manual = _in_stages(run, stages, _microbatches(x_BLD.shape[0], mesh)), manual | {"pipeline"}
+    layers, rows = P("pipeline") if stages > 1 else P(), P("data", "sequence")
+    specs = (layers, P(), rows, rows)
+
+    def everywhere(*arguments: Any) -> Array:
+        # Parameters are made to differ between devices here, and not where a loop uses them: so the sum of their
+        # gradients is taken once and not once a turn.
+        whole = [tuple(manual - set(spec)) for spec in specs]
+        return run(*(jax.lax.pcast(x, axes, to="varying") for x, axes in zip(arguments, whole, strict=True)))
+
+    return jax.shard_map(everywhere, in_specs=specs, out_specs=rows, axis_names=manual)(params, shared, x_BLD, tokens)
+
+
+def _microbatches(batch: int, mesh: AbstractMesh) -> int:
+    """Return into how many parts the batch of a pipeline is split, each of which still splits over the batch axes."""
+    rows = batch // math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return max(parts for parts in range(1, FULL * mesh.shape["pipeline"] + 1) if rows % parts == 0)
+
+
+def _in_stages(run: Callable[..., Array], stages: int, parts: int) -> Callable[..., Array]:
+    """Return `run` as one of the stages of a pipeline (Huang et al. 2019): in every tick each works on one microbatch.
+
+    Stages that wait work on what another one needs later; nobody reads it.
+    """
+
+    def split(x: Array) -> Array:  # rows that are neighbours go to different microbatches, so no device sends any
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def staged(params: Params, shared: Any, x_BLD: Array, tokens: Any) -> Array:
+        stage = jax.lax.axis_index("pipeline")
+        xs, tokens = jax.tree.map(split, (x_BLD, tokens))
+
+        def at(tree: Any, index: Array) -> Any:
+            return jax.tree.map(lambda x: x[jnp.clip(index, 0, parts - 1)], tree)
+
+        def tick(handed: Array, now: Array) -> tuple[Array, Array]:
+            x = run(params, shared, jnp.where(stage == 0, at(xs, now), handed), at(tokens, now - stage))
+            return jax.lax.ppermute(x, "pipeline", [(i, i + 1) for i in range(stages - 1)]), x
+
+        _, made = jax.lax.scan(tick, xs[0], jnp.arange(parts + stages - 1))
+        last = jnp.where(stage == stages - 1, made[stages - 1 :], 0)
+        return jax.lax.psum(last, "pipeline").swapaxes(0, 1).reshape(x_BLD.shape)
+
+    return staged
+
+
+def first_slot(length: int) -> Array | int:
+    """Return the slot of the first of the `length` tokens that this device has of every example."""
+    return jax.lax.axis_index("sequence") * length if _divided() else 0
+
+
+def gather_tokens(x: Array, axis: int = 1, heads: int | None = None) -> Array:
+    """Return the tokens of all devices of the sequence axis along `axis`; B is the first axis, H the `heads`."""
+    if not _divided():
+        return x
+    mesh = jax.sharding.get_abstract_mesh()
+    # The compiler would gather along the other axes as well, did this not say where they are.
+    others = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
+    names: list[Any] = [tuple(axis for axis in BATCH_AXES if axis in others), *(None,) * (x.ndim - 1)]
+    if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
+        names[heads] = "tensor"
+    gather = partial(jax.lax.all_gather, axis_name="sequence", axis=axis, tiled=True)
+    return jax.shard_map(gather, in_specs=P(*names), out_specs=P(*names), axis_names=others)(x)
+
+
+def _divided() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return "sequence" in mesh.manual_axes and mesh.shape["sequence"] > 1

@@ -19,7 +19,7 @@ from lm.flops import count_flops
 from lm.interrupt import Interrupt
 from lm.job import Patience
 from lm.losses import augmented, make_objective
-from lm.mesh import check_batch, make_mesh, put_batch, shard_draw, state_shardings, under
+from lm.mesh import check_layout, make_mesh, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.processes import compare, facts_of, is_main_process
@@ -131,7 +131,7 @@ def prepare(
     that is compiled for and is not there.
     """
     mesh = make_mesh(recipe.mesh, devices)
-    check_batch(recipe.train.batch_size, mesh)
+    check_layout(recipe, mesh)
     plain, net, _ = under(mesh, build_net)(recipe)
     source = recipe.task.source(recipe, folder) if source is None else source
     objective, optimizer, average = parts_of(recipe)

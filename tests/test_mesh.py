@@ -13,15 +13,25 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from lm.config import MeshConfig, MLPConfig, RNNConfig, TransformerConfig
-from lm.mesh import AXES, make_mesh, parameter_spec, state_shardings
+from lm.config import (
+    KINDS,
+    Growth,
+    MeshConfig,
+    MLPConfig,
+    Recipe,
+    RNNConfig,
+    SharpenedLoss,
+    TrainConfig,
+    TransformerConfig,
+)
+from lm.mesh import AXES, arrange, check_layout, make_mesh, parameter_spec, state_shardings
 from lm.models import build
-from lm.strict import ConfigError
+from lm.strict import ConfigError, from_json, override
 from lm.trained import load
 from scripts.runs import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-EIGHT = AbstractMesh((2, 2, 2), AXES)
+EIGHT = AbstractMesh((1, 2, 2, 1, 2), AXES)
 TRAIN = [
     sys.executable, "scripts/train.py", "flip_flop_attention_cpu", "--quiet",
     "--task.length", "16", "--model.width", "16", "--model.heads", "2",
@@ -32,7 +42,7 @@ TRAIN = [
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (MeshConfig(data=2), r"mesh data=2 x fsdp=1 x tensor=1 needs 2 devices, found 1"),
+        (MeshConfig(data=2), "mesh data=2 x fsdp=1 x pipeline=1 x sequence=1 x tensor=1 needs 2 devices, found 1"),
         (MeshConfig(data=-1, fsdp=-1), "at most one -1"),
         (MeshConfig(tensor=0), "must be positive"),
         (MeshConfig(fsdp=2), "needs 2 devices, found 1"),
@@ -46,15 +56,66 @@ def test_a_mesh_that_does_not_fit_is_one_sentence(config, said):
 @pytest.mark.parametrize(
     ("path", "shape", "spec"),
     [
-        ("params/blocks/attention/query/kernel", (3, 8, 16), P(None, "fsdp", "tensor")),
-        ("opt_state/1/mu/blocks/feedforward/down/kernel", (3, 32, 8), P(None, "tensor", "fsdp")),
+        ("params/blocks/attention/query/kernel", (4, 8, 16), P("pipeline", "fsdp", "tensor")),
+        ("params/blocks/attention/query/kernel", (3, 8, 16), P(None, "fsdp", "tensor")),  # 3 layers make no 2 stages
+        ("params/blocks/attention/query/kernel", (4, 5, 8, 16), P("pipeline", None, "fsdp", "tensor")),  # 5 copies
+        ("opt_state/1/mu/blocks/feedforward/down/kernel", (4, 32, 8), P("pipeline", "tensor", "fsdp")),
         ("params/embedding/table", (15, 8), P(None, "fsdp")),  # 15 rows do not split in two
-        ("params/blocks/attention_norm/scale", (3, 8), P(None, None)),
+        ("params/blocks/attention_norm/scale", (4, 8), P("pipeline", None)),
+        ("params/blocks/attention/temper/tau", (4,), P("pipeline")),
+        ("params/head/kernel", (8, 15), P("fsdp", None)),
         ("opt_state/0/count", (), P()),
     ],
 )
 def test_a_parameter_is_split_by_its_path(path, shape, spec):
     assert parameter_spec(path, shape, EIGHT) == spec
+
+
+class Chip:
+    """A device as far as an arrangement looks at it."""
+
+    platform, device_kind = "cpu", "cpu"
+
+    def __init__(self, id, slice_index):
+        self.id, self.slice_index = id, slice_index
+
+
+def test_only_the_data_axis_crosses_slices():
+    chips = [Chip(i, slice_index=i % 2) for i in range(16)]
+    array = arrange([4, 2, 1, 1, 2], chips)
+    slices = np.vectorize(lambda chip: chip.slice_index)(array)
+    assert sorted(chip.id for chip in array.flat) == list(range(16))
+    assert np.ptp(slices, axis=(1, 2, 3, 4)).max() == 0
+    assert sorted(slices[:, 0, 0, 0, 0]) == [0, 0, 1, 1]
+    with pytest.raises(ConfigError, match="mesh.data 1 does not split over 2 slices"):
+        arrange([1, 16, 1, 1, 1], chips)
+
+
+TRANSFORMER = TransformerConfig(vocabulary=8, depth=4, width=8, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"train.batch_size": 9}, "batch of 9 does not split over data x fsdp = 2 devices"),
+        ({"train.accumulate": 8}, "batch of 1 does not split"),
+        ({"model": RNNConfig()}, "mesh.pipeline 2 splits a TransformerConfig alone, got RNNConfig"),
+        ({"model.dropout": 0.1}, "mesh.pipeline 2 cannot be combined with model.dropout 0.1"),
+        ({"objective": SharpenedLoss()}, "mesh.pipeline 2 cannot be combined with objective sharpened"),
+        ({"model.depth": 3}, "model.depth 3 does not split over mesh.pipeline 2"),
+        ({"growth": Growth(depths=(1, 4))}, "model.depth 1 does not split over mesh.pipeline 2"),
+    ],
+)
+def test_what_cannot_be_combined_is_one_sentence(values, said):
+    recipe = Recipe(task=None, model=TRANSFORMER, train=TrainConfig(batch_size=8))
+    check_layout(recipe, EIGHT)
+    with pytest.raises(ConfigError, match=said):
+        check_layout(override(recipe, values), EIGHT)
+
+
+def test_recipes_of_before_have_the_new_axes():
+    old = '{"kind": "MeshConfig", "data": -1, "fsdp": 2, "tensor": 1}'
+    assert from_json(old, KINDS) == MeshConfig(fsdp=2)
 
 
 def test_a_parameter_without_a_rule_is_an_error():

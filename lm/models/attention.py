@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lm.config import Tempered
-from lm.mesh import platform
+from lm.mesh import gather_tokens, platform
 from lm.models import fused
 from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
@@ -34,7 +34,11 @@ LayerCache = tuple[Array, Array]
 
 
 class Past(NamedTuple):
-    """How new tokens see T = S + Q keys, the cached ones, then their own: allowed [B, 1, Q, T], positions [B, T]."""
+    """How tokens see T keys, not all of which are their own: allowed [B, 1, Q, T], positions [B, T].
+
+    With a cache they are those of the S cached tokens, then of the new ones; without, of all devices that divide the
+    length between them.
+    """
 
     allowed: Array
     positions: Array
@@ -121,7 +125,7 @@ def _weigh_block(
     allowed_QS = key_1S <= query_Q1 if window is None else (key_1S <= query_Q1) & (key_1S > query_Q1 - window)
     allowed = allowed_QS[None, None]
     if segments_BL is not None:
-        allowed = allowed & _same_segment(segments_BL[:, rows], segments_BL[:, seen])
+        allowed = allowed & same_segment(segments_BL[:, rows], segments_BL[:, seen])
     if groups_BL is not None:
         allowed = allowed & open_groups(groups_BL[:, rows], groups_BL[:, seen])
     scores_BHQS = _scores(q_BHLh[:, :, rows], k_BKLh[:, :, seen], scale)
@@ -159,8 +163,8 @@ def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int |
     """Return which of the cached keys, then of their own, new tokens see: [B, 1, Q, S + Q]."""
     slots_S, slots_Q = jnp.arange(cached_BS.shape[1]), index + jnp.arange(segments_BQ.shape[1])
     causal_QQ = jnp.tri(segments_BQ.shape[1], dtype=bool)
-    old_B1QS = _same_segment(segments_BQ, cached_BS) & (slots_S < index)[None, None, None]
-    new_B1QQ = _same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
+    old_B1QS = same_segment(segments_BQ, cached_BS) & (slots_S < index)[None, None, None]
+    new_B1QQ = same_segment(segments_BQ, segments_BQ) & causal_QQ[None, None]
     allowed_B1QT = jnp.concatenate([old_B1QS, new_B1QQ], axis=-1)
     if window is None:
         return allowed_B1QT
@@ -168,7 +172,7 @@ def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int |
     return allowed_B1QT & near_QT[None, None]
 
 
-def _same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
+def same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
     """Return [B, 1, Q, S]. Padding, segment 0, sees padding: no row is empty and no real token sees it."""
     return queries_BQ[:, None, :, None] == keys_BS[:, None, None, :]
 
@@ -261,7 +265,7 @@ class Attention(nn.Module):
             q_BHLh = q_BHLh * Temper(self.tempered, name="temper")(positions).astype(q_BHLh.dtype)
         k_BKLh = rotate(project("key", self.kv_heads, self.kernel_init), context.rotation).swapaxes(1, 2)
         v_BKLh = project("value", self.kv_heads, self.kernel_init).swapaxes(1, 2)
-        if cache is None or past is None:
+        if past is None:
             how: dict[str, Any] = {
                 "scale": self.scale,
                 "segments_BL": context.segments,
@@ -272,6 +276,11 @@ class Attention(nn.Module):
             out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how, form=self.form)
             if self.is_mutable_collection("intermediates") and not self.is_initializing():
                 self.sow("intermediates", "weights", attention_weights(q_BHLh, k_BKLh, **how))
+        elif cache is None:
+            k_BKTh, v_BKTh = (gather_tokens(x, axis=2, heads=1) for x in (k_BKLh, v_BKLh))
+            scores_BHLT = _scores(q_BHLh, k_BKTh, self.scale)
+            weights_BHLT = _softmax(scores_BHLT, past.allowed, bias(positions, past.positions))
+            out_BHLh = _weighted_sum(weights_BHLT, v_BKTh)
         else:
             out_BHLh = cached_attention(
                 q_BHLh,

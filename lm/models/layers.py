@@ -146,7 +146,7 @@ class Weights(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm with a scale ("rms"), or layer norm with scale and bias ("layer"), in float32."""
+    """Root-mean-square norm of [..., D] with a scale ("rms"), or layer norm with scale and bias ("layer"), in float32."""
 
     kind: str = "rms"
     epsilon: float = 1e-6
@@ -155,13 +155,14 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         width = x_MD.shape[-1]
+        row = (None,) * (x_MD.ndim - 1)
         scale_D = self.param("scale", nn.initializers.ones, (width,))
         y_MD = x_MD.astype(jnp.float32)
         if self.kind == "layer":
             y_MD = y_MD - y_MD.mean(axis=-1, keepdims=True)
-        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D[None]
+        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D[row]
         if self.kind == "layer":
-            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))[None]
+            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))[row]
         return y_MD.astype(self.dtype)
 
 

@@ -40,8 +40,9 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Learned, Randomised, TransformerConfig
+from lm.mesh import first_slot, gather_tokens, run_stack, spread_rows, spread_tokens, stack_axes
 from lm.models import layers
-from lm.models.attention import Attention, Context, LayerCache, Past, attention_form, cache_mask, open_groups
+from lm.models.attention import Attention, Context, LayerCache, Past, attention_form, cache_mask, open_groups, same_segment
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
@@ -151,7 +152,7 @@ class Block(nn.Module):
         else:
             x_MD = self._leave("attention", x_MD, y_MD)
             x_MD = self._leave("feedforward", x_MD, feedforward(self._enter("feedforward", x_MD)))
-        return Here(name="stream")(x_MD), written
+        return Here(name="stream")(spread_rows(x_MD)), written
 
     def _enter(self, name: str, x_MD: Array) -> Array:
         return x_MD if self.config.norm_place == "post" else self._norm(f"{name}_norm", x_MD)
@@ -203,12 +204,16 @@ class Transformer(nn.Module):
         x_BLD = nn.Dropout(config.embedding_dropout, deterministic=deterministic)(x_BLD)
 
         context = Context(positions, segments_BL, groups_BL, scheme.rotation(positions, slots), tables)
+        x_BLD = spread_tokens(x_BLD)
         x_MD = x_BLD.reshape(batch * length, config.width)
-        if cache is None:
-            x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
-        else:
+        if cache is not None:
             context, tokens = _look_back(context, cache, config.window)
             x_MD, written = _extend_stack(config, self.variables["params"]["blocks"], x_MD, cache, context)
+        elif not stack_axes() or self.is_initializing():
+            x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
+        else:
+            # Not as rows, which cannot be divided along the batch and the length at once.
+            x_MD = _spread_stack(config, self.variables["params"]["blocks"], x_BLD, context)
         if config.norm_place != "post":
             x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
 
@@ -240,11 +245,47 @@ class Tables(nn.Module):
 
 def _stack(config: Resolved, deterministic: bool, initialising: bool) -> nn.Module:
     """Return the blocks as one module whose parameters have a leading depth axis, unrolled or not."""
-    block = nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
     # Drawing parameters is the same work in every layer: one copy of it compiles sooner.
     unroll = config.unroll and not initialising
-    blocks = layers.stacked(block, config.depth, unroll, in_axes=(0, nn.broadcast))
+    blocks = layers.stacked(_block(config), config.depth, unroll, in_axes=(0, nn.broadcast))
     return blocks(config, deterministic, name="blocks")
+
+
+def _block(config: Resolved) -> type[nn.Module]:
+    return nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
+
+
+def _spread_stack(config: Resolved, params: Params, x_BLD: Array, context: Context) -> Array:
+    """Run the blocks on the devices that divide the depth and the length between them."""
+    apply: Callable[..., Any] = _block(config)(config, parent=None).apply
+
+    def run(params: Params, tables: Any, x_BLD: Array, context: Context) -> Array:
+        context = _look_around(context._replace(tables=tables), config.window)
+        x_MD, _ = jax.lax.scan(
+            lambda x, layer: (apply({"params": layer}, x, None, context)[0], None),
+            x_BLD.reshape(-1, config.width),
+            params,
+            unroll=config.unroll,
+        )
+        return x_MD.reshape(x_BLD.shape)
+
+    return run_stack(run, params, context.tables, x_BLD, context._replace(tables=None))
+
+
+def _look_around(context: Context, window: int | None) -> Context:
+    """Return the context of the tokens of one device, which see those of all devices that divide the length."""
+    length = context.positions.shape[1]
+    positions_BT = gather_tokens(context.positions)
+    if positions_BT.shape[1] == length:
+        return context
+    slots_Q1, slots_1T = first_slot(length) + jnp.arange(length)[:, None], jnp.arange(positions_BT.shape[1])[None]
+    allowed_QT = slots_1T <= slots_Q1 if window is None else (slots_1T <= slots_Q1) & (slots_1T > slots_Q1 - window)
+    allowed = allowed_QT[None, None]
+    if context.segments is not None:
+        allowed = allowed & same_segment(context.segments, gather_tokens(context.segments))
+    if context.groups is not None:
+        allowed = allowed & open_groups(context.groups, gather_tokens(context.groups))
+    return context._replace(past=Past(allowed, positions_BT))
 
 
 def _look_back(context: Context, cache: Cache, window: int | None) -> tuple[Context, dict[str, Array]]:
