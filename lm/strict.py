@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-
 LONGEST = 1 << 20  # characters of a configuration
 DEEPEST = 64  # levels of nesting
 

@@ -72,8 +72,8 @@ LAYOUTS: Mapping[str, Layout] = {
 SINGLE = tuple(name for name, layout in LAYOUTS.items() if layout.processes == 1)
 # The layouts of each chain in turn, and how often it is killed at most.
 CHAINS = (
-    (("1",), 16), (SINGLE, 16), (("8",), 12), (("1",), 16), (("2x1",), 3),
-    (SINGLE, 16), (("4",), 12), (SINGLE, 16), (tuple(LAYOUTS), 6), (("1",), 16),
+    (("1",), 16), (SINGLE, 16), (("2x1",), 3), (("8",), 12),
+    (tuple(LAYOUTS), 8), (("1",), 16), (("4",), 12), (SINGLE, 16),
 )  # fmt: skip
 
 
