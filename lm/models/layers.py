@@ -146,14 +146,14 @@ class Weights(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm of [..., D] with a scale ("rms"), or layer norm with scale and bias ("layer"), in float32."""
+    """Root-mean-square norm with a scale ("rms"), or layer norm with scale and bias ("layer"), in float32."""
 
     kind: str = "rms"
     epsilon: float = 1e-6
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x_MD: Array) -> Array:
+    def __call__(self, x_MD: Array) -> Array:  # or x [B, L, D]
         width = x_MD.shape[-1]
         row = (None,) * (x_MD.ndim - 1)
         scale_D = self.param("scale", nn.initializers.ones, (width,))

@@ -42,7 +42,16 @@ import jax.numpy as jnp
 from lm.config import Learned, Randomised, TransformerConfig
 from lm.mesh import first_slot, gather_tokens, run_stack, spread_rows, spread_tokens, stack_axes
 from lm.models import layers
-from lm.models.attention import Attention, Context, LayerCache, Past, attention_form, cache_mask, open_groups, same_segment
+from lm.models.attention import (
+    Attention,
+    Context,
+    LayerCache,
+    Past,
+    attention_form,
+    cache_mask,
+    open_groups,
+    same_segment,
+)
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
