@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm.config import Recipe
-from lm.exits import UserError
-from lm.strict import from_json
+from lm.exits import Unusable, UserError
+from lm.strict import ConfigError, from_json
 
 if TYPE_CHECKING:
     from lm.interop.scoring import TextModel
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 
 
 def read_recipe(workdir: Path) -> Recipe:
-    """Return the recipe of a run folder; UserError where there is none."""
+    """Return the recipe of a run folder; UserError where there is none, Unusable where it is damaged."""
     from tasks.registry import KINDS
 
     path = workdir / "recipe.json"
     if not path.is_file():
         raise UserError(f"no run in {workdir}: {path.name} is missing")
-    return from_json(path.read_text(encoding="utf-8"), KINDS)
+    try:
+        recipe = from_json(path.read_text(encoding="utf-8"), KINDS)
+        if not isinstance(recipe, Recipe):
+            raise ConfigError(f"it holds a {type(recipe).__name__}, not a Recipe")
+    except ValueError as error:  # a ConfigError, or bytes that are no UTF-8
+        raise Unusable(f"{path}: {error}") from None
+    return recipe
 
 
 class Opened(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from lm.exits import UserError
 from lm.strict import nearest
 
 LONGEST_LINE = 1 << 24  # bytes
+LARGEST_FILE = 1 << 28  # bytes of a file that is read whole
 DEEPEST = 64  # levels of nesting
 LARGEST_INTEGER = 2**63
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -77,6 +79,8 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 def read_json(path: Path | str) -> Any:
     """Return the one value of a file of JSON, as strictly as `read_jsonl`; the sentence starts with FILE."""
     with _open(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST_FILE:
+            raise UserError(f"{path} has {size} bytes; a file of one JSON value may have {LARGEST_FILE}")
         try:
             return _value(file.read().removeprefix(BYTE_ORDER_MARK))
         except ValueError as error:

@@ -125,7 +125,10 @@ def read_gguf(path: Path | str) -> GGUF:
         raise UserError(f"no GGUF file at {path}")
     if not path.stat().st_size:
         raise Unusable(f"{path} is empty")
-    reader = _Reader(path, np.memmap(path, np.uint8, "r").data)
+    try:
+        reader = _Reader(path, np.memmap(path, np.uint8, "r").data)
+    except OSError as error:  # more bytes than this process may map
+        raise Unusable(f"{path} has {path.stat().st_size} bytes and cannot be mapped: {error.strerror}") from None
     if bytes(reader.data[:4]) != MAGIC:
         raise Unusable(f"{path} does not begin with {MAGIC.decode()}: it is no GGUF file")
     reader.at = 4

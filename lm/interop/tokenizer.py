@@ -26,6 +26,7 @@ MARKS = (
     ("<|placeholder1|>", "<|placeholder2|>"),
 )
 CONTROL, USER_DEFINED = 3, 4  # token types in GGUF
+LARGEST_FILE = 1 << 27  # bytes; a vocabulary of 262,144 tokens takes a quarter of it
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -60,7 +61,10 @@ class PretrainedCodec:
         self.bos = self.eos if bos is None else self._id(bos)
         self.pad = self.eos if pad is None else self._id(pad)
         self.begins = begins
-        self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
+        ids = tokenizer.get_vocab().values()
+        if len(set(ids)) < len(ids) or max(ids) >= 2 * len(ids):  # files of some families leave out a few ids
+            raise Unusable(f"{origin} gives {len(ids)} tokens {len(set(ids))} different ids, the largest {max(ids)}")
+        self.vocabulary: int = max(ids) + 1
 
     @cached_property
     def code(self) -> int:
@@ -186,13 +190,18 @@ def _from_folder(folder: Path) -> PretrainedCodec:
         if not needed.is_file():
             held = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
             raise UserError(f"no {needed.name} in {folder} (found: {held[:300] or 'nothing'})")
+        if needed.stat().st_size > LARGEST_FILE:
+            raise Unusable(f"{needed} has {needed.stat().st_size} bytes, more than any {needed.name}")
     try:
         tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
         given = json.loads(settings.read_text("utf-8"))
         named = {name: given.get(f"{name}_token") for name in ("eos", "bos", "pad")}
+        texts = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
     except Exception as error:  # the library has no type for it
         raise Unusable(f"{folder} holds no tokenizer that can be read: {error}") from None
-    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise Unusable(f"{settings}: {name}_token must be a text, it is {text!r:.40}")
     begun = tokenizer.encode("a").ids[:1]  # with what the file itself says to put around a text
     begins = texts["bos"] is not None and begun == [tokenizer.token_to_id(texts["bos"])]
     return PretrainedCodec(tokenizer, **texts, begins=begins, origin=str(folder))
