@@ -30,7 +30,10 @@ CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_co
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 CONSTANT = re.compile(r"^\s*%?([\w.-]+) = [su](?:32|64)\[\]\S* constant\((\d+)\)")
-BELOW = re.compile(r"^\s*ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
+COUNTER = re.compile(r"^\s*%?([\w.-]+) = [su](?:32|64)\[\]\S* get-tuple-element\(.*\), index=(\d+)")
+ADVANCE = re.compile(r"^\s*%?([\w.-]+) = [su](?:32|64)\[\]\S* add\(%?([\w.-]+), %?([\w.-]+)\)")
+HANDED_ON = re.compile(r"^\s*ROOT .* tuple\((.*?)\)")
+BELOW = re.compile(r"^\s*ROOT .* compare\(%?([\w.-]+), %?([\w.-]+)\), direction=LT")
 CHAIN = re.compile(r'\bchain_id="(\d+)"')
 SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
@@ -90,11 +93,16 @@ class _Computation(NamedTuple):
     found: list[tuple[Collective, str]]  # its collectives, each with its chain
     calls: list[tuple[str, int | str]]  # what it runs, and how often: a number, or as this condition allows
     constants: dict[str, int]
-    limits: list[int]  # the number that a counter must stay below, where this is the condition of such a loop
+    counters: dict[str, int]  # numbers that a loop hands on, by the place where they stand
+    advanced: dict[str, tuple[int, int]]  # these numbers and a constant added: the place and the constant
+    steps: dict[int, int]  # by how much the body of a loop advances the number at a place
+    limits: dict[int, int]  # what the number at a place must stay below, where this is the condition of a loop
 
-    @property
-    def limit(self) -> int:
-        return self.limits[0] if self.limits else 1
+
+def _trips(condition: _Computation, body: _Computation) -> int:
+    """Return how often a loop that counts from 0 runs, by more where it is unrolled; 1 where the program is silent."""
+    found = [math.ceil(limit / body.steps.get(place, 1)) for place, limit in condition.limits.items()]
+    return found[0] if found else 1
 
 
 def _runs(computations: Mapping[str, _Computation], entry: str) -> dict[str, int]:
@@ -103,7 +111,9 @@ def _runs(computations: Mapping[str, _Computation], entry: str) -> dict[str, int
     def enter(name: str, times: int) -> None:
         runs[name] += times
         for called, trips in computations[name].calls:
-            enter(called, times * (computations[trips].limit if isinstance(trips, str) else trips))
+            if isinstance(trips, str):
+                trips = _trips(computations[trips], computations[called])
+            enter(called, times * trips)
 
     enter(entry, 1)
     return runs
@@ -117,11 +127,18 @@ def _read(text: str, mesh_shape: Mapping[str, int]) -> tuple[dict[str, _Computat
         if header := COMPUTATION.match(line):
             name = header[2]
             entry = name if header[1] else entry
-            here = computations[name] = _Computation([], [], {}, [])
+            here = computations[name] = _Computation([], [], {}, {}, {}, {}, {})
         elif constant := CONSTANT.match(line):
             here.constants[constant[1]] = int(constant[2])
-        elif (below := BELOW.match(line)) and below[1] in here.constants:
-            here.limits.append(here.constants[below[1]])
+        elif counter := COUNTER.match(line):
+            here.counters[counter[1]] = int(counter[2])
+        elif (advance := ADVANCE.match(line)) and advance[2] in here.counters and advance[3] in here.constants:
+            here.advanced[advance[1]] = here.counters[advance[2]], here.constants[advance[3]]
+        elif handed := HANDED_ON.match(line):
+            made = re.findall(r"%([\w.-]+)", handed[1])
+            here.steps.update(here.advanced[each] for each in made if each in here.advanced)
+        elif (below := BELOW.match(line)) and below[2] in here.constants:
+            here.limits[here.counters.get(below[1], 0)] = here.constants[below[2]]
         elif instruction := INSTRUCTION.match(line):
             shapes, opcode = instruction.groups()
             here.calls.extend(_calls(line, opcode))
