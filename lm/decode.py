@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.interrupt import safe_point
 from lm.strict import ConfigError, require_positive
 from lm.types import Array, Batch, Cache, Candidates, Key, Net, Outputs, Params
 
@@ -48,6 +49,7 @@ def sample(
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     parts = []
     for start in range(0, len(order), batch_size):
+        safe_point()
         rows = order[start : start + batch_size]
         # The last batch is filled up to the common shape with copies of its first prompt.
         filled = np.concatenate([rows, np.repeat(rows[:1], batch_size - len(rows))])

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.interrupt import safe_point
 from lm.types import Array, Evaluation, Example, Key, Mean, Net, Params, Rate
 
 SHOWN = 4  # examples kept of each size
@@ -89,6 +90,7 @@ def examine(net: Net, params: Params, task: Any, key: Key, batch_size: int = 256
     for size in task.test_sizes:
         parts = []
         for start in range(0, task.test_count, batch_size):
+            safe_point()
             where = jnp.array([start, size], jnp.int32)
             part, shown = _grade(net, task, params, jax.random.fold_in(key, size), where, batch_size)
             parts.append(jax.tree.map(float, jax.device_get(part)))

@@ -8,13 +8,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import ClassVar, NoReturn
 
 from lm.strict import ConfigError
+
+LINGER = 4.0  # seconds that the coordinator stays so that the others read what has failed
 
 
 class ExitError(Exception):
@@ -51,22 +58,29 @@ class Preempted(ExitError):  # noqa: N818 (an outcome, not an error)
     label = "preempted"
 
 
+class Stopped(Preempted):
+    """A signal came while there was nothing to save and nobody to agree with."""
+
+
 def main_guard(main: Callable[[list[str]], None]) -> NoReturn:
     """Run main(argv) and leave with the exit code of the contract.
 
     An ExitError or ConfigError becomes one line on stderr; with `--debug` anywhere among the arguments the
-    traceback goes before it. Any other exception is a defect and keeps its traceback.
+    traceback goes before it. Any other exception is a defect and keeps its traceback. SIGTERM is an exception too,
+    so that what is half written is cleaned up; code that has something to save brings its own handler.
     """
-    debug = "--debug" in sys.argv
+    debug, alone = "--debug" in sys.argv, True
     try:
-        main([argument for argument in sys.argv[1:] if argument != "--debug"])
-        code = 0
+        with _terminable():
+            main([argument for argument in sys.argv[1:] if argument != "--debug"])
+        code, alone = 0, False
     except (ExitError, ConfigError) as error:
         if debug:
             traceback.print_exc()
         label = error.label if isinstance(error, ExitError) else "error"
         print(f"{label}: {' '.join(str(error).split())}", file=sys.stderr)
         code = error.code if isinstance(error, ExitError) else UserError.code
+        alone = code != Preempted.code or isinstance(error, Stopped)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 1
@@ -76,16 +90,33 @@ def main_guard(main: Callable[[list[str]], None]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         code = 1
-    _leave(code)
+    _leave(code, alone)
 
 
-def _leave(code: int) -> NoReturn:
-    # A rank that fails alone must not wait for its peers in JAX's shutdown barrier (up to five minutes):
-    # they notice its end by the missing heartbeat.
-    jax = sys.modules.get("jax")
-    alone = code not in (0, Preempted.code)
-    if alone and jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped("stopped by a signal; what is complete stands, and the same command goes on from there")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(code: int, alone: bool) -> NoReturn:
+    # A process that leaves alone must not wait for the others in JAX's shutdown barrier, which they never reach.
+    # They learn of it from their watchdogs, as long as process 0, which holds what they read, is there.
+    distributed = sys.modules.get("jax._src.distributed")
+    state = None if distributed is None else distributed.global_state
+    if alone and state is not None and state.client is not None and state.num_processes > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        if state.process_id == 0:
+            time.sleep(LINGER)
         os._exit(code)
     sys.exit(code)

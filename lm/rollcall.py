@@ -122,7 +122,7 @@ def _call(host: str, port: int, count: int, index: int, limit: float) -> None:
         try:
             with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.001)) as line:
                 line.sendall(f"{HELLO} {index} {count}\n".encode())
-                line.settimeout(limit)  # process 0 answers within its own limit, which began before this call
+                line.settimeout(limit + PATIENCE)  # process 0 answers at its own limit, which began before this call
                 verdict = _read(line)
             break
         except OSError as error:

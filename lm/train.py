@@ -22,7 +22,7 @@ from lm.losses import augmented, make_objective
 from lm.mesh import check_layout, make_mesh, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
-from lm.processes import compare, facts_of, is_main_process
+from lm.processes import barrier, compare, facts_of, is_main_process
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.start import starting_weights
@@ -222,6 +222,7 @@ def fit(
                     evaluation = evaluate_run(run, recipe, state, interrupt)
                     journal.evaluation(last, evaluation)
                 summary = journal.finish(last, evaluation, stage_flops(recipe, run))
+            barrier("end", MEET)
         return Result(state, run.net, run.settle(weights(state)), run.source, evaluation, summary, last)
 
 

@@ -1,5 +1,6 @@
 """The exit codes are a contract, and a user's mistake is one line."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,23 @@ def test_a_defect_keeps_its_traceback(monkeypatch, capsys):
         main_guard(lambda argv: 1 / 0)
     assert end.value.code == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_signal_outside_of_a_run_cleans_up_and_is_code_75(monkeypatch, capsys):
+    cleaned = []
+
+    def main(argv):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append("half a file")
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main_guard(main)
+    assert (end.value.code, cleaned, signal.getsignal(signal.SIGTERM)) == (75, ["half a file"], before)
+    assert capsys.readouterr().err.startswith("preempted: stopped by a signal; what is complete stands")
 
 
 def test_a_reader_who_leaves_early_gets_no_traceback():

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 from lm.config import Recipe
 from lm.evaluate import rate
 from lm.exits import UserError
+from lm.interrupt import safe_point
 from lm.strict import ConfigError, require_choice
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
 from tasks.math.benchmarks import DATA_SETS, read
@@ -184,6 +185,7 @@ def tally(asked: Sequence[Asked], completions: Sequence[str], programs: bool = T
     counts: dict[tuple[str, str], list[tuple[bool, ...]]] = defaultdict(list)
     shown: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
     for a, completion in zip(asked, completions, strict=True):
+        safe_point()
         graded = grade(completion, a.answer) if programs else grade_text(completion, a.answer)
         for slicing, name in a.slices():
             counts[slicing, name].append((graded.strict, graded.lenient, graded.outcome.status == "ok"))

@@ -25,6 +25,7 @@ from lm.config import OptimizerConfig, Recipe, TrainConfig, VerifierLoss
 from lm.data import Document
 from lm.decode import pad_left
 from lm.exits import UserError
+from lm.interrupt import safe_point
 from lm.losses import token_values
 from lm.types import Array, Batch, Evaluation, Example, Key, Net, Params, Source
 from tasks.math.graded import Candidate, Graded, distinct, read_graded
@@ -108,6 +109,7 @@ def score(net: Net, params: Params, pairs: Sequence[tuple[Sequence[int], Sequenc
     unique = sorted({(tuple(a), tuple(b)) for a, b in pairs}, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
     scores: dict[Any, float] = {}
     for start in range(0, len(unique), SCORED_AT_ONCE):
+        safe_point()
         rows = unique[start : start + SCORED_AT_ONCE]
         filled = rows + rows[:1] * (SCORED_AT_ONCE - len(rows))  # one shape, few programs
         tokens_BL, segments_BL = pad_left([prompt + program for prompt, program in filled], 0)

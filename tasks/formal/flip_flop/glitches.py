@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.evaluate import examine, rate
+from lm.interrupt import safe_point
 from lm.types import Array, Batch, Evaluation, Key, Net, Params, Rate
 from tasks.formal.flip_flop.language import FlipFlop
 
@@ -100,11 +101,11 @@ def survey(net: Net, params: Params, task: FlipFlop, key: Key, size: int) -> Sur
     """Count glitches on the strings that hold `task.test_reads` reads on average; NumPy arrays in float64."""
     strings = math.ceil(task.test_reads / expected_reads(task, size))
     size_C, plain = task.percentages(jnp.int32(size)), replace(task, last=None)  # one program, turning or not
-    counted = (
-        _count(net, plain, params, key, jnp.int32(start), jnp.int32(strings), size_C)
-        for start in range(0, strings, AT_ONCE)
-    )
-    counts = [jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(part)) for part in counted]
+    counts = []
+    for start in range(0, strings, AT_ONCE):
+        safe_point()
+        part = _count(net, plain, params, key, jnp.int32(start), jnp.int32(strings), size_C)
+        counts.append(jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(part)))
     return jax.tree.map(lambda *parts: sum(parts), *counts)
 
 
