@@ -144,9 +144,13 @@ class TransformerConfig:
     embedding_dropout: float = 0.0
     attention: str = "auto"  # blocked on CPU, splash on TPU, cudnn on GPU, and plain where that does not fit; or a name
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16
-    remat: bool = False
+    remat: str | bool = "none"  # what the backward pass computes again: none, dots, attention, full; or False, True
     unroll: bool | None = None  # None: unrolled on CPU up to 8 layers, scanned elsewhere
     initialisation: str = "scaled"  # scaled: N(0, 0.02), output projections / sqrt(2 depth); lecun; t5
+
+    def __post_init__(self):
+        if isinstance(self.remat, bool):  # as recipes had it before there were policies
+            object.__setattr__(self, "remat", "full" if self.remat else "none")
 
 
 @dataclass(frozen=True)

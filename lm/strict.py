@@ -193,6 +193,36 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
+def renewed(text: str, kinds: Mapping[str, type]) -> str:
+    """Return a configuration's JSON as it is written today: fields that came later at their defaults, new spellings.
+
+    What is of no known kind, such as a task, stays as it is.
+    """
+
+    def renew(data: Any) -> Any:
+        if isinstance(data, list):
+            return [renew(value) for value in data]
+        if not isinstance(data, dict):
+            return data
+        values = {name: renew(value) for name, value in data.items()}
+        cls = kinds.get(values.get("kind", ""))
+        if cls is None:
+            return values
+        for field in dataclasses.fields(cls):
+            if field.name not in values and field.default is not dataclasses.MISSING:
+                values[field.name] = _encode(field.default, field.name)
+            elif field.name not in values and field.default_factory is not dataclasses.MISSING:
+                values[field.name] = _encode(field.default_factory(), field.name)
+        return json.loads(to_json(from_json(json.dumps(values), kinds))) if known(values) else values
+
+    def known(data: Any) -> bool:
+        if isinstance(data, list):
+            return all(map(known, data))
+        return not isinstance(data, dict) or (data.get("kind") in kinds and all(map(known, data.values())))
+
+    return json.dumps(renew(json.loads(text)), indent=1)
+
+
 class Difference(typing.NamedTuple):
     """One leaf in which two configurations differ."""
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lm.config import KINDS, Learned, MLPConfig, Randomised, Recipe, RNNConfig, TrainConfig, TransformerConfig
-from lm.strict import ConfigError, differences, flatten, from_json, override, to_json
+from lm.strict import ConfigError, differences, flatten, from_json, override, renewed, to_json
 
 RECIPE = Recipe(task=None, model=TransformerConfig(positions=Randomised(inner=Learned(rows=64))))
 
@@ -43,6 +43,17 @@ def test_override_mistakes_are_one_sentence(path, value, said):
     with pytest.raises(ConfigError, match=said) as error:
         override(RECIPE, {path: value})
     assert "\n" not in str(error.value)
+
+
+def test_an_old_configuration_differs_by_nothing_that_came_later():
+    old = json.loads(to_json(RECIPE)) | {"task": {"kind": "Copy", "longest": 20}}
+    del old["model"]["attention"], old["optimizer"], old["growth"]
+    old["model"] |= {"remat": False, "depth": 3}
+    assert [(d.path, d.old, d.new) for d in differences(renewed(json.dumps(old), KINDS), to_json(RECIPE))] == [
+        ("model.depth", 3, 2),
+        ("task.kind", "Copy", None),
+        ("task.longest", 20, None),
+    ]
 
 
 def edited(**changes):

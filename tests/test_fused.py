@@ -10,26 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AxisType, Mesh
+from jax.sharding import AbstractDevice
 
-from lm.config import ALiBi, Randomised, RelativeBias, Tempered, TransformerConfig
-from lm.mesh import platform, under
+from lm.config import KINDS, ALiBi, MeshConfig, Randomised, RelativeBias, Tempered, TransformerConfig
+from lm.mesh import make_mesh, platform, under
 from lm.models import build, causal_attention, fused, plain_attention
 from lm.models.fused import cudnn_attention, splash_attention
 from lm.models.layers import compute_dtype, unrolled
+from lm.strict import ConfigError, from_json, to_json
 from lm.types import Batch
 
 
 def mesh_of(kind, platform):
     """Return the abstract mesh of one device that need not be there."""
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     return mesh.abstract_mesh.update(abstract_device=AbstractDevice(kind, None, platform))
 
 
 def test_what_is_left_to_the_platform_follows_the_mesh_that_is_compiled_for():
     with jax.sharding.use_abstract_mesh(mesh_of("TPU v5 lite", "tpu")):
         assert (platform(), compute_dtype("auto"), unrolled(2)) == ("tpu", "bfloat16", False)
-        here = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+        here = make_mesh(MeshConfig(), jax.devices()[:1])
         assert under(here, platform)() == "cpu"
     traced = []
     jax.jit(under(here, lambda: traced.append(jax.sharding.get_abstract_mesh())))()
@@ -138,7 +139,7 @@ def test_groups_and_attention_weights_are_the_plain_forms():
     (q, k, v), _, segments = draw(128, 8, 4)
     plain = plain_attention(q, k, v, scale=0.3, groups_BL=segments)
     assert_close(causal_attention(q, k, v, scale=0.3, groups_BL=segments, form="splash"), plain, 1e-6)
-    net, batch = build(replace(PLAIN, attention="splash", remat=False)), make_batch(130)
+    net, batch = build(replace(PLAIN, attention="splash")), make_batch(130)
     assert net.apply(net.init(jax.random.key(0)), batch, attention=True).attention.shape == (2, B, 4, 130, 130)
 
 
@@ -175,3 +176,47 @@ def test_a_kernel_runs_on_each_devices_part_of_batch_and_heads():
     assert done.returncode == 0, done.stderr[-2000:]
     # A batch of 3 does not divide: each device has all of it, and its part of the heads.
     assert done.stdout.split() == ["4", "True", "False", "3", "False", "True"]
+
+
+def residual_bytes(config, batch):
+    """Return how many bytes a pass through the model keeps for the way back."""
+    net = build(config)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    back = jax.eval_shape(lambda params: jax.vjp(lambda p: net.apply(p, batch).logits, params)[1], params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
+
+
+def test_each_policy_keeps_what_it_names_and_changes_no_gradient():
+    batch, tokens = make_batch(128), B * 128
+    held = {name: residual_bytes(replace(PLAIN, remat=name), batch) for name in ("none", "dots", "attention", "full")}
+    attended, projected = 32, 32 + 2 * 16 + 32 + 128  # numbers a token and layer: query, key, value, output, up
+    layer = 4 * PLAIN.depth * tokens
+    assert held["attention"] - held["full"] == layer * attended
+    assert held["dots"] - held["full"] == layer * (projected + attended)
+    assert held["none"] - held["dots"] > 4 * PLAIN.depth * B * H * 128 * 128  # all scores, and more
+
+    def gradient(name):
+        net = build(replace(PLAIN, remat=name))
+        return jax.jit(jax.grad(lambda p: jnp.square(net.apply(p, batch).logits).mean()))(params)
+
+    params = build(PLAIN).init(jax.random.key(0))
+    for name in ("dots", "attention", "full"):
+        assert_close(gradient(name), gradient("none"), 1e-6)
+
+
+def test_splash_attention_that_is_kept_is_not_computed_again():
+    with jax.sharding.use_abstract_mesh(mesh_of("TPU v5 lite", "tpu")):
+        for name, kernels in (("none", 3), ("dots", 3), ("attention", 3), ("full", 4)):  # forward, dq, dkv
+            net = build(replace(LONG, remat=name))
+            params, batch = jax.eval_shape(net.init, jax.random.key(0)), make_batch(128)
+            step = jax.jit(jax.grad(lambda params, net=net, batch=batch: net.apply(params, batch).logits.mean()))
+            text = step.trace(params).lower(lowering_platforms=("tpu",)).as_text()
+            assert text.count("tpu_custom_call") == kernels
+
+
+def test_recipes_from_before_there_were_policies_still_load():
+    for old, new in ((True, "full"), (False, "none")):
+        text = to_json(PLAIN).replace('"remat": "none"', f'"remat": {str(old).lower()}')
+        assert from_json(text, KINDS) == replace(PLAIN, remat=old) == replace(PLAIN, remat=new)
+    with pytest.raises(ConfigError, match="model.remat must be one of none, dots, attention, full, got 'dot'"):
+        build(replace(PLAIN, remat="dot"))

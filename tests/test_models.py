@@ -45,7 +45,7 @@ MODELS = {
     "window, long rope": replace(SMALL, positions=Rotary(scaling=LONG), window=2, qkv_bias=True),
     "window, two norms": replace(POST, positions=Rotary(scaling=SLOW), window=2, norm_place="pre", **TWO_NORMS),
     "alibi": replace(SMALL, positions=ALiBi(), heads=3, head_width=4, kv_heads=1),
-    "relative": replace(SMALL, positions=RelativeBias(8, 16), kv_heads=2, remat=True),
+    "relative": replace(SMALL, positions=RelativeBias(8, 16), kv_heads=2, remat="dots"),
     "random rotary": replace(SMALL, positions=Randomised(Rotary(), 64)),
     "random relative": replace(SMALL, positions=Randomised(RelativeBias(8, 64), 64)),
     "random learned": replace(SMALL, positions=Randomised(Learned(64), 64)),

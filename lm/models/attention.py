@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from lm.config import Tempered
 from lm.mesh import gather_tokens, platform
 from lm.models import fused
-from lm.models.layers import DType, Here, Initialiser, Projection, fan_in_normal
+from lm.models.layers import SAVED, DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
 from lm.strict import require_choice
 from lm.types import Array
@@ -88,7 +88,7 @@ def causal_attention(
         blocked = form == "blocked" and q_BHLh.shape[2] >= 2 * QUERY_BLOCK
         attend = blocked_attention if blocked else plain_attention
         out_BHLh = attend(q_BHLh, k_BKLh, v_BKLh, **masked, groups_BL=groups_BL, bias=bias)
-    return checkpoint_name(out_BHLh, fused.SAVED)
+    return checkpoint_name(out_BHLh, SAVED)
 
 
 def attention_form(name: str) -> str:

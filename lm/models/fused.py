@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from lm.mesh import over_heads
+from lm.models.layers import SAVED
 from lm.types import Array
 
 LANES = 128  # splash works on tiles of so many tokens
 TILES = (512, 256, LANES)
-SAVED = "attention"  # the name of what the policy `remat="attention"` keeps
 
 
 def takes_splash(q_BHLh: Array) -> bool:

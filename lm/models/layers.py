@@ -31,6 +31,8 @@ GATED: dict[str, Callable[[Array], Array]] = {  # Shazeer 2020
     "geglu": jax.nn.gelu,
     "reglu": jax.nn.relu,
 }
+REMAT = ("none", "dots", "attention", "full")
+SAVED = "attention"  # under this name attention marks its output
 INITIALISATIONS = ("scaled", "lecun", "t5")
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -62,6 +64,21 @@ def stacked(block: type[nn.Module], depth: int, unroll: bool, in_axes: Any = 0) 
         length=depth,
         unroll=depth if unroll else 1,
     )
+
+
+def rematerialised(block: type[nn.Module], remat: str, prevent_cse: bool) -> type[nn.Module]:
+    """Return the block, of which the backward pass keeps what `remat` names and computes the rest again.
+
+    none keeps all; dots the outputs of projections and of attention; attention its output alone; full nothing.
+    """
+    attention = jax.checkpoint_policies.save_only_these_names(SAVED)
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policies = {
+        "dots": jax.checkpoint_policies.save_from_both_policies(dots, attention),
+        "attention": attention,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+    return block if remat == "none" else nn.remat(block, prevent_cse=prevent_cse, policy=policies[remat])
 
 
 class Initialisers(NamedTuple):

@@ -67,6 +67,7 @@ class Resolved(TransformerConfig):
     feedforward: int = 1
     qkv_bias: bool = False
     head_bias: bool = False
+    remat: str = "none"
     unroll: bool = False
 
     @property
@@ -88,6 +89,7 @@ def resolve(config: TransformerConfig) -> Resolved:
     require_choice("model.norm", config.norm, ("rms", "layer"))
     require_choice("model.norm_place", config.norm_place, ("pre", "post", "both"))
     require_choice("model.initialisation", config.initialisation, layers.INITIALISATIONS)
+    require_choice("model.remat", str(config.remat), layers.REMAT)
     for name in ("dropout", "embedding_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
@@ -261,7 +263,7 @@ def _stack(config: Resolved, deterministic: bool, initialising: bool) -> nn.Modu
 
 
 def _block(config: Resolved) -> type[nn.Module]:
-    return nn.remat(Block, prevent_cse=config.unroll) if config.remat else Block
+    return layers.rematerialised(Block, config.remat, config.unroll)
 
 
 def _spread_stack(config: Resolved, params: Params, x_BLD: Array, context: Context) -> Array:

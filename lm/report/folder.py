@@ -24,8 +24,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lm.config import KINDS
 from lm.exits import ExitError, UserError
-from lm.strict import differences, require_choice
+from lm.strict import differences, renewed, require_choice
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
 OWN_FILES = (
@@ -94,7 +95,7 @@ class RunFolder:
         `allow_change` names fields (dotted) that may differ beside those that decide only where and how often.
         """
         old = self.read_recipe()
-        changed = [] if old is None else differences(old, json_text)
+        changed = [] if old is None else differences(renewed(old, KINDS), json_text)
         refused = [d for d in changed if not d.path.startswith((*FREE, *allow_change))]
         if refused:
             shown = "; ".join(f"{d.path} was {d.old}, now {d.new}" for d in refused[:5])

@@ -97,7 +97,7 @@ def tinygsm_350m_full() -> Recipe:
     """
     small = tinygsm_125m_full()
     return replace(
-        small, name="tinygsm_350m_full", model=replace(small.model, depth=20, width=1024, heads=16, remat=True)
+        small, name="tinygsm_350m_full", model=replace(small.model, depth=20, width=1024, heads=16, remat="full")
     )
 
 
@@ -111,7 +111,7 @@ def tinygsm_1300m_full() -> Recipe:
     return replace(
         small,
         name="tinygsm_1300m_full",
-        model=replace(small.model, depth=24, width=2048, heads=32, remat=True),
+        model=replace(small.model, depth=24, width=2048, heads=32, remat="full"),
         optimizer=replace(small.optimizer, learning_rate=2e-4),
         train=replace(small.train, accumulate=32),
     )

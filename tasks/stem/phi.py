@@ -23,7 +23,7 @@ def phi3_mini_full() -> Recipe:
         data=replace(small.data, vocabulary=32_064, length=4096, problems=5_000_000),
         model=TransformerConfig(
             vocabulary=32_064, depth=32, width=3072, heads=32, feedforward=8192, activation="swiglu",
-            norm_epsilon=1e-5, tied=False, window=2047, remat=True,
+            norm_epsilon=1e-5, tied=False, window=2047, remat="full",
         ),
         optimizer=OptimizerConfig(
             learning_rate=3e-4, schedule="linear", warmup_steps=2000, final_fraction=0.0, weight_decay=0.1
