@@ -58,6 +58,19 @@ class Checkpoints:
         self._saving: int | None = None
         self._verdicts: dict[int, str | None] = {}
 
+    def ready(self) -> None:
+        """Make the directory and write to it, so that a run that cannot save ends before its first step.
+
+        Raises Unusable where it cannot be written.
+        """
+        probe = self.directory / f".writable.{os.getpid()}"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(bytes(1))
+            probe.unlink()
+        except OSError as error:
+            raise Unusable(f"checkpoints cannot be written to {self.directory}: {error.strerror}") from None
+
     def latest(self) -> int | None:
         """Return the newest whole step, or None where nothing was ever saved.
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ from typing import ClassVar, NoReturn
 
 from lm.strict import ConfigError
 
+# What a system says of a disk that is full, over quota, read-only or broken, or of a file that may not grow.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 LINGER = 4.0  # seconds that the coordinator stays so that the others read what has failed
 
 
@@ -87,9 +90,13 @@ def main_guard(main: Callable[[list[str]], None]) -> NoReturn:
     except BrokenPipeError:  # the reader of stdout has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at the end fails again
         code = 1
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK and not debug:
+            print(f"{Unusable.label}: {error.strerror}: {error.filename or 'a file of the run'}", file=sys.stderr)
+            code = Unusable.code
+        else:
+            traceback.print_exc()
+            code = 1
     _leave(code, alone)
 
 

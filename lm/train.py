@@ -214,6 +214,7 @@ def fit(
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):
             found = checkpoints.latest()
+            checkpoints.ready()
             journal = Journal(mine, recipe, found or 0, quiet)
             with contextlib.closing(journal):
                 run, state = climb(recipe, Path(workdir), found, initial, last, checkpoints, journal, interrupt)

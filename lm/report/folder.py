@@ -11,6 +11,7 @@ samples.jsonl summary.json events.out.tfevents.* checkpoints/STEP/ report.html.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import KINDS
-from lm.exits import ExitError, UserError
+from lm.exits import ExitError, Unusable, UserError
 from lm.strict import differences, renewed, require_choice
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
@@ -55,6 +56,8 @@ class RunFolder:
         require_choice("resume", resume, ("auto", "must", "never"))
         if ":/" in str(workdir):  # what pathlib leaves of gs://bucket
             raise UserError(f"workdir {workdir} is not a local path; mount the bucket and name the mounted folder")
+        if any(ord(letter) < 32 for letter in str(workdir)):
+            raise UserError(f"workdir {str(workdir)!r} holds control characters")
         self.folder = Path(workdir)
         self._resume = resume
         self._lock: Any = None
@@ -76,7 +79,8 @@ class RunFolder:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             state = error.label if isinstance(error, ExitError) and error.label != "error" else "failed"
-            self.status(state, error=str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # of a full disk the error itself speaks
+                self.status(state, error=str(error) or type(error).__name__)
         self._lock.truncate(0)
         self._lock.close()
 
@@ -85,9 +89,16 @@ class RunFolder:
         return self.folder / name
 
     def read_recipe(self) -> str | None:
-        """Return the recipe of the run as JSON, or None where none was written yet."""
+        """Return the recipe of the run as JSON, or None where none was written yet; Unusable where it is damaged."""
         path = self.path("recipe.json")
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            text = path.read_text(encoding="utf-8")
+            json.loads(text)
+        except ValueError as error:
+            raise Unusable(f"{path} is damaged ({error}); each checkpoint has a copy in meta/metadata") from None
+        return text
 
     def check_recipe(self, json_text: str, allow_change: tuple[str, ...] = ()) -> None:
         """Raise UserError where the folder holds a run of a recipe that computes something else.
@@ -112,8 +123,11 @@ class RunFolder:
         path = self.path("stamp.json")
         earlier = []
         if path.exists():
-            last = json.loads(path.read_text(encoding="utf-8"))
-            earlier = [*last["earlier"], {name: last[name] for name in ("date", "commit", "dirty", "argv")}]
+            try:
+                last = json.loads(path.read_text(encoding="utf-8"))
+                earlier = [*last["earlier"], {name: last[name] for name in ("date", "commit", "dirty", "argv")}]
+            except (ValueError, TypeError, KeyError) as error:
+                raise Unusable(f"{path} is damaged ({error}); delete it to go on without the starts before") from None
         self.write_json("stamp.json", {**provenance(), **facts, "earlier": earlier})
 
     def status(self, state: str, **facts: Any) -> None:
@@ -122,7 +136,8 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Append a line to log.txt with the time before it."""
-        with self.path("log.txt").open("a", encoding="utf-8") as file:
+        # A path may hold bytes that are no UTF-8.
+        with self.path("log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{_now()} {line}\n")
 
     def write_json(self, name: str, value: Any) -> None:
