@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, field
 
 from lm.strict import require_choice, require_positive
@@ -43,3 +44,8 @@ class Job:
         require_positive("heartbeat", self.heartbeat)
         if self.platform is not None:
             require_choice("platform", self.platform, PLATFORMS)
+
+
+def tpu_devices() -> list[str]:
+    """Return the device files of the TPU chips of this machine."""
+    return sorted(glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"))

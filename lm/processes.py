@@ -9,7 +9,6 @@ Messages between processes go over the key-value store of JAX's coordination ser
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 
 from lm.exits import ExitError, UserError
-from lm.job import Job
+from lm.job import Job, tpu_devices
 from lm.rollcall import bind_address, numbers, roll_call
 from lm.strict import ConfigError, differences
 
@@ -76,11 +75,6 @@ def _number(job: Job, name: str) -> int:
         return int(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise UserError(f"with a coordinator --{name} or {variable} must be a whole number, got {given}") from None
-
-
-def tpu_devices() -> list[str]:
-    """Return the device files of TPU chips on this machine."""
-    return sorted(glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"))
 
 
 def is_main_process() -> bool:

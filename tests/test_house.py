@@ -14,7 +14,7 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
-    {"strict", "types", "model_config", "config", "exits", "job", "flops", "collectives"},
+    {"strict", "types", "model_config", "config", "exits", "job", "doctor", "flops", "collectives"},
     {"models", "mesh", "rollcall", "processes"},
     {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "watchdog", "interrupt"},
     {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},
