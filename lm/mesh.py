@@ -101,21 +101,6 @@ def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def over_heads(attend: Callable[..., Array], q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, tokens_BL: Any) -> Array:
-    """Return `attend` of each device's part of batch and heads: a kernel is nothing that the compiler could split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return attend(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
-    batch = BATCH_AXES if q_BHLh.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None
-    heads = "tensor" if k_BKLh.shape[1] % mesh.shape["tensor"] == 0 else None
-    apart = P(batch, heads)
-    free = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
-    spread = jax.shard_map(
-        attend, in_specs=(apart, apart, apart, P(batch)), out_specs=apart, axis_names=free, check_vma=False
-    )
-    return spread(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
-
-
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> P:
     """Return the partition of one array by the first rule that matches its path; no match is a ConfigError.
 
@@ -203,16 +188,32 @@ def spread_tokens(x_BLD: Array) -> Array:
 
 
 def _keep(x: Array, *axes: tuple[str, ...]) -> Array:
-    """Constrain dimensions of x to axes of the mesh in context, but for those that do not divide it or are manual."""
+    """Constrain the first dimensions of x to these axes of the mesh in context."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    free = [tuple(axis for axis in each if axis not in mesh.manual_axes) for each in axes]
-    kept = [
-        each if n % math.prod(mesh.shape[a] for a in each) == 0 else None
-        for each, n in zip(free, x.shape, strict=False)
-    ]
+    kept = [_fitting(mesh, n, each) for n, each in zip(x.shape, axes, strict=False)]
     return jax.lax.with_sharding_constraint(x, P(*kept))
+
+
+def _fitting(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return those of the axes that are left to the compiler here; None where they do not divide a dimension."""
+    free = tuple(axis for axis in axes if axis not in mesh.manual_axes)
+    return free if size % math.prod(mesh.shape[axis] for axis in free) == 0 else None
+
+
+def over_heads(attend: Callable[..., Array], q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, tokens_BL: Any) -> Array:
+    """Return `attend` of each device's part of batch and heads: a kernel is nothing that the compiler could split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
+    batch, heads = _fitting(mesh, q_BHLh.shape[0], BATCH_AXES), _fitting(mesh, k_BKLh.shape[1], ("tensor",))
+    apart = P(batch, heads)
+    free = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
+    spread = jax.shard_map(
+        attend, in_specs=(apart, apart, apart, P(batch)), out_specs=apart, axis_names=free, check_vma=False
+    )
+    return spread(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
 
 
 def stack_axes() -> frozenset[str]:
@@ -235,14 +236,9 @@ def run_stack(run: Callable[..., Array], params: Params, shared: Any, x_BLD: Arr
         run, manual = _in_stages(run, stages, _microbatches(x_BLD.shape[0], mesh)), manual | {"pipeline"}
     layers, rows = P("pipeline") if stages > 1 else P(), P("data", "sequence")
     specs = (layers, P(), rows, rows)
-
-    def everywhere(*arguments: Any) -> Array:
-        # Parameters are made to differ between devices here, and not where a loop uses them: so the sum of their
-        # gradients is taken once and not once a turn.
-        whole = [tuple(manual - set(spec)) for spec in specs]
-        return run(*(jax.lax.pcast(x, axes, to="varying") for x, axes in zip(arguments, whole, strict=True)))
-
-    return jax.shard_map(everywhere, in_specs=specs, out_specs=rows, axis_names=manual)(params, shared, x_BLD, tokens)
+    return jax.shard_map(run, in_specs=specs, out_specs=rows, axis_names=manual, check_vma=False)(
+        params, shared, x_BLD, tokens
+    )
 
 
 def _microbatches(batch: int, mesh: AbstractMesh) -> int:
@@ -289,12 +285,12 @@ def gather_tokens(x: Array, axis: int = 1, heads: int | None = None) -> Array:
         return x
     mesh = jax.sharding.get_abstract_mesh()
     # The compiler would gather along the other axes as well, did this not say where they are.
-    others = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
-    names: list[Any] = [tuple(axis for axis in BATCH_AXES if axis in others), *(None,) * (x.ndim - 1)]
-    if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
-        names[heads] = "tensor"
+    names: list[Any] = [_fitting(mesh, x.shape[0], BATCH_AXES), *(None,) * (x.ndim - 1)]
+    if heads is not None:
+        names[heads] = _fitting(mesh, x.shape[heads], ("tensor",))
     gather = partial(jax.lax.all_gather, axis_name="sequence", axis=axis, tiled=True)
-    return jax.shard_map(gather, in_specs=P(*names), out_specs=P(*names), axis_names=others)(x)
+    free = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
+    return jax.shard_map(gather, in_specs=P(*names), out_specs=P(*names), axis_names=free, check_vma=False)(x)
 
 
 def _divided() -> bool:
