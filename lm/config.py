@@ -63,6 +63,11 @@ class OptimizerConfig:
 class NextTokenLoss:
     """The weighted mean cross-entropy of the targets."""
 
+    chunks: int | None = None  # parts of the length whose logits are made in turn; None: 4 of a vocabulary from 8,192
+
+    def __post_init__(self):
+        require_positive("objective.chunks", 1 if self.chunks is None else self.chunks)
+
 
 @dataclass(frozen=True)
 class VerifierLoss:

@@ -23,9 +23,11 @@ from lm.config import (
     TransformerConfig,
     VerifierLoss,
 )
+from lm.mesh import summed
 from lm.strict import ConfigError
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
+CHUNKS, MANY = 4, 8192  # in so many chunks are the logits of so many tokens or more
 AUGMENT = 7_000_003  # folded into the key of a step, far from what models fold into it
 
 
@@ -35,21 +37,97 @@ def cross_entropy(logits_BLV: Array, targets_BL: Array) -> Array:
     return jax.nn.logsumexp(logits_BLV, axis=-1) - picked_BL
 
 
-def next_token(apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None) -> tuple[Array, Metrics]:
+def next_token(
+    apply: Callable[..., Outputs], params: Params, batch: Batch, key: Key | None, chunks: int | None = None
+) -> tuple[Array, Metrics]:
     """Return the weighted mean cross-entropy of the targets, in nats, and the accuracy of the argmax."""
-    return _grade(apply(params, batch, key).logits, batch)
+    outputs = apply(params, batch, key)
+    parts = chunks_of(outputs, chunks)
+    if parts == 1 or outputs.head is None:
+        return _grade(outputs.logits, batch)
+    rows = (outputs.features, batch.targets, batch.weights)
+    head_DV = outputs.head.astype(outputs.features.dtype)
+    total, right = summed(partial(chunked_cross_entropy, parts), (head_DV, outputs.bias), rows)
+    return _graded(total, right, batch)
 
 
 def _grade(logits_BLV: Array, batch: Batch) -> tuple[Array, Metrics]:
     losses_BL = cross_entropy(logits_BLV, batch.targets)
     right_BL = jnp.argmax(logits_BLV, axis=-1) == batch.targets
+    return _graded(jnp.sum(losses_BL * batch.weights), jnp.sum(right_BL * batch.weights), batch)
+
+
+def _graded(total: Array, right: Array, batch: Batch) -> tuple[Array, Metrics]:
     count = jnp.sum(batch.weights)
-    total = jnp.sum(losses_BL * batch.weights)
-    metrics = {
-        "loss": Mean(total, count),
-        "accuracy": Mean(jnp.sum(right_BL * batch.weights), count),
-    }
-    return total / jnp.maximum(count, 1e-9), metrics
+    return total / jnp.maximum(count, 1e-9), {"loss": Mean(total, count), "accuracy": Mean(right, count)}
+
+
+def chunks_of(outputs: Outputs, chunks: int | None) -> int:
+    """Return in how many chunks logits are made: the largest number up to `chunks` that divides the length."""
+    if outputs.head is None:
+        return 1
+    most = (CHUNKS if outputs.head.shape[-1] >= MANY else 1) if chunks is None else chunks
+    return max(parts for parts in range(1, most + 1) if outputs.features.shape[1] % parts == 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def chunked_cross_entropy(
+    chunks: int, linear: tuple[Array, Array | None], rows: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Return the sums of `weights` times loss and times right guess, without the logits of all rows at once.
+
+    `linear` is a head [D, V] and its bias, `rows` are features [B, L, D], targets and weights [B, L]. Where gradients
+    are asked for, they are made with the logits and scaled on the way back: each product runs once.
+    """
+    return jax.tree.map(jnp.sum, _in_chunks(lambda part: _score(linear, *part)[:2], chunks, rows))
+
+
+def _in_chunks(function: Callable[[Any], Any], chunks: int, rows: Any) -> Any:
+    return jax.lax.map(function, jax.tree.map(partial(_split, chunks), rows))
+
+
+def _split(chunks: int, x_BL: Array) -> Array:
+    """Return [chunks, B, L / chunks, ...]. Neighbours go to different chunks: no device sends a part of its length."""
+    return jnp.moveaxis(x_BL.reshape(x_BL.shape[0], -1, chunks, *x_BL.shape[2:]), 2, 0)
+
+
+def _score(linear: tuple[Array, Array | None], features_BLD: Array, targets_BL: Array, weights_BL: Array) -> Any:
+    """Return losses, right guesses (both weighted) and the gradient of the summed loss by the logits."""
+    logits_BLV = Outputs(features_BLD, *linear).logits
+    total_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    target_BLV = jnp.arange(logits_BLV.shape[-1])[None, None] == targets_BL[..., None]
+    losses_BL = total_BL - jnp.sum(jnp.where(target_BLV, logits_BLV, 0.0), axis=-1)
+    right_BL = jnp.argmax(logits_BLV, axis=-1) == targets_BL
+    slope_BLV = (jnp.exp(logits_BLV - total_BL[..., None]) - target_BLV) * weights_BL[..., None]
+    return losses_BL * weights_BL, right_BL * weights_BL, slope_BLV
+
+
+def _forward(chunks: int, linear: tuple[Array, Array | None], rows: tuple[Array, Array, Array]) -> Any:
+    head_DV, bias_V = linear
+
+    def add(gradient: Any, part: tuple[Array, Array, Array]) -> Any:
+        features_BLD = part[0]
+        losses_BL, right_BL, slope_BLV = _score(linear, *part)
+        narrow_BLV, dtype = slope_BLV.astype(features_BLD.dtype), features_BLD.dtype
+        by_features = jnp.einsum("blv,dv->bld", narrow_BLV, head_DV.astype(dtype))
+        by_head = jnp.einsum("bld,blv->dv", features_BLD, narrow_BLV, preferred_element_type=jnp.float32)
+        by_bias = None if bias_V is None else jnp.sum(slope_BLV, axis=(0, 1))
+        return jax.tree.map(jnp.add, gradient, (by_head, by_bias)), (losses_BL, right_BL, by_features)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), linear)
+    by_linear, (losses, right, by_features) = jax.lax.scan(add, zeros, jax.tree.map(partial(_split, chunks), rows))
+    return (jnp.sum(losses), jnp.sum(right)), (linear, rows, by_linear, by_features)
+
+
+def _backward(chunks: int, kept: Any, slopes: tuple[Array, Array]) -> Any:
+    """Weights have no gradient: they are the batch's, which asks for none."""
+    linear, (features_BLD, _, _), by_linear, by_features = kept
+    by_features_BLD = jnp.moveaxis(by_features, 0, 2).reshape(features_BLD.shape)
+    by_linear = jax.tree.map(lambda g, x: (slopes[0] * g).astype(x.dtype), by_linear, linear)
+    return by_linear, ((slopes[0] * by_features_BLD).astype(features_BLD.dtype), None, None)
+
+
+chunked_cross_entropy.defvjp(_forward, _backward)
 
 
 def token_values(logits_BLV: Array, batch: Batch) -> Array:

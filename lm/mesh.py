@@ -135,6 +135,27 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
 
 
+def summed(function: Callable[[Any, Any], Any], whole: Any, rows_BL: Any) -> Any:
+    """Return function(whole, rows) summed over the mesh in context, each device taking its part of batch and length.
+
+    So `whole` is gathered once and its gradient is summed once, whatever loop the function uses it in.
+    """
+    mesh, axes = jax.sharding.get_abstract_mesh(), (*BATCH_AXES, "sequence")
+    sizes = jax.tree.leaves(rows_BL)[0].shape
+    if mesh.empty or mesh.size == 1 or sizes[0] % _parts(mesh, BATCH_AXES) or sizes[1] % mesh.shape["sequence"]:
+        return function(whole, rows_BL)
+
+    def part(whole: Any, rows_BL: Any) -> Any:
+        return jax.lax.psum(function(whole, rows_BL), axes)
+
+    specs, names = (P(), P(BATCH_AXES, "sequence")), frozenset(axes)
+    return jax.shard_map(part, in_specs=specs, out_specs=P(), axis_names=names, check_vma=False)(whole, rows_BL)
+
+
+def _parts(mesh: AbstractMesh, axes: Sequence[str]) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def shard_draw(draw: Callable[..., Batch], mesh: Mesh) -> Callable[..., Batch]:
     """Return a draw whose batch is spread over the mesh, so that each device makes its own examples."""
 
