@@ -96,6 +96,11 @@ def step(state: State, seen: Seen, now: float, limits: Limits) -> tuple[State, A
         return _blind(state, seen, now, limits)
     if state.phase in ("absent", "preempted"):
         return _absent(state, seen, now, limits)
+    return _there(state, seen, now, limits)
+
+
+def _there(state: State, seen: Seen, now: float, limits: Limits) -> tuple[State, Action]:
+    """Go on with a node that was asked for, however it is now."""
     if seen.node == "preempted" or (seen.node in ("absent", "deleting") and state.phase != "creating"):
         return _lost(state, "the node was taken away", now, limits)
     if seen.node == "broken":
@@ -168,7 +173,8 @@ def _absent(state: State, seen: Seen, now: float, limits: Limits) -> tuple[State
 
 
 def _creating(state: State, seen: Seen, now: float, limits: Limits) -> tuple[State, Action]:
-    asked = state.since if state.asked is None else state.asked
+    asked = now if state.asked is None else state.asked
+    state = replace(state, asked=asked)
     if seen.node == "ready":
         return _enter(state, "ready", now, asked=None, denied=0), "setup"
     no_capacity = seen.node == "absent" and seen.trouble == "capacity"
