@@ -79,7 +79,7 @@ class RunFolder:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             state = error.label if isinstance(error, ExitError) and error.label != "error" else "failed"
-            with contextlib.suppress(OSError):  # of a full disk the error itself speaks
+            with contextlib.suppress(OSError, Unusable):  # of a full or lost disk the error itself speaks
                 self.status(state, error=str(error) or type(error).__name__)
         self._lock.truncate(0)
         self._lock.close()
@@ -137,8 +137,11 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Append a line to log.txt with the time before it."""
         # A path may hold bytes that are no UTF-8.
-        with self.path("log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{_now()} {line}\n")
+        try:
+            with self.path("log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{_now()} {line}\n")
+        except FileNotFoundError:
+            raise Unusable(f"workdir {self.folder} is gone") from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file at once: a reader sees the old file or the new one."""
@@ -147,8 +150,11 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         path = self.path(name)
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except FileNotFoundError:
+            raise Unusable(f"workdir {self.folder} is gone") from None
 
     def _acquire(self) -> None:
         # The kernel lets go of flock when its holder dies, so on one host no lock outlives its run. Between

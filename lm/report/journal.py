@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Recipe
-from lm.exits import Diverged
+from lm.exits import Diverged, Unusable
 from lm.optim import schedule_of
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
@@ -42,7 +42,11 @@ class Journal:
         self.writer = None
         if folder is not None:
             self.writer = Writer(folder.path("."))
-            self.writer.truncate(start)
+            try:
+                self.writer.truncate(start)
+            except Unusable:
+                self.writer.close()
+                raise
 
     def enter(self, stage: Stage, run: Any, state: TrainState) -> None:
         """Begin or go on with a stage of a run (lm.train.Run)."""
