@@ -119,6 +119,27 @@ OBJECTIVES: Mapping[str, type[ObjectiveConfig]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Take no step whose loss or gradient is not finite, and end the run after `budget` such steps in a row.
+
+    The norm of a gradient spikes where it is more than `spike` times its running mean. That is off: a net at rest (a
+    hinge loss that is met, a plateau) may rightly leave it with a jump, and a clipped gradient is harmless at any norm.
+    """
+
+    budget: int = 10
+    spike: float | None = None  # None: a finite gradient is never too large
+    warmup: int = 100  # good steps behind the running mean before a norm can spike
+    rollback: bool = False  # once, in place of the end: back to the newest checkpoint, and on behind the bad data
+
+    def __post_init__(self):
+        require_positive("train.guard.budget", self.budget)
+        if self.spike is not None and not self.spike > 1:
+            raise ConfigError(f"train.guard.spike must be greater than 1, got {self.spike}")
+        if self.warmup < 0:
+            raise ConfigError(f"train.guard.warmup must not be negative, got {self.warmup}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, how much at a time, and how often to look, save and speak."""
 
@@ -132,6 +153,7 @@ class TrainConfig:
     evaluate_every: int | None = None  # None: at the end only
     save_every: int = 500
     keep: int = 3  # checkpoints kept
+    guard: Guard | None = field(default_factory=Guard)  # None: every step is taken, and a broken one ends the run
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "steps_per_dispatch", "log_every", "save_every", "keep"):
@@ -271,7 +293,7 @@ KINDS: dict[str, type] = {
         NoPositions, Learned, Sinusoidal, Rotary, Llama3Scaling, LongRope, ALiBi, RelativeBias, Randomised,
         Tempered, TransformerConfig, RNNConfig, ReaderConfig, PositionalConfig, MLPConfig,
         RecurrentConvolutionConfig, ResNetConfig,
-        OptimizerConfig, TrainConfig, MeshConfig,
+        OptimizerConfig, Guard, TrainConfig, MeshConfig,
         NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,
         BlockScales, Looped, Growth, Recipe,
     )

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from lm.guard import Policy, culprits, data_index, hold
 from lm.transforms import Average
 from lm.types import Array, Batch, Key, Metrics, Net, Objective, Params, TrainState
 
@@ -28,7 +30,11 @@ def purpose(key: Key, name: int) -> Key:
 
 
 def init_state(
-    net: Net, optimizer: optax.GradientTransformation, key: Key, average: Average | None = None
+    net: Net,
+    optimizer: optax.GradientTransformation,
+    key: Key,
+    average: Average | None = None,
+    guard: Policy | None = None,
 ) -> TrainState:
     """Return the state before step 0; jittable, so that large states are born sharded."""
     params = net.init(purpose(key, INIT))
@@ -38,6 +44,7 @@ def init_state(
         opt_state=optimizer.init(params),
         ema=None if average is None else average.init(params),
         key=key,
+        guard=None if guard is None else guard.init(),
     )
 
 
@@ -48,12 +55,13 @@ def make_step(
     draw: Callable[[Key, Array], Batch] | None = None,
     accumulate: int = 1,
     average: Average | None = None,
+    guard: Policy | None = None,
 ) -> Step:
     """Return the pure training step (state, batch) -> (state, metrics).
 
     With `draw` the batch is drawn inside the step and the argument is None. With `accumulate` > 1 the batch is
     split into that many micro-batches, whose gradients are weighted by what each one asks, so that the update
-    is that of the whole batch.
+    is that of the whole batch. With `guard` a bad step changes nothing but the counters of the state.
     """
 
     def loss_and_gradient(params: Params, batch: Batch, key: Key) -> tuple[Params, Metrics]:
@@ -77,14 +85,15 @@ def make_step(
 
     def step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
         if draw is not None:
-            batch = draw(purpose(state.key, DATA), state.step)
+            batch = draw(purpose(state.key, DATA), data_index(state))
         assert batch is not None, "a step without a draw needs a batch"
         key = jax.random.fold_in(purpose(state.key, MODEL), state.step)
         gradient, metrics = (loss_and_gradient if accumulate == 1 else accumulated)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         kept = None if average is None else average.update(state.ema, params, state.step)
-        return TrainState(state.step + 1, params, opt_state, kept, state.key), metrics
+        after = TrainState(state.step + 1, params, opt_state, kept, state.key, state.guard)
+        return (after, metrics) if guard is None else hold(guard, state, after, gradient, metrics)
 
     return step
 
@@ -109,6 +118,32 @@ def repeat(step: Step) -> Callable[[TrainState, Batch | None, Array], tuple[Trai
         return jax.lax.fori_loop(0, count, body, (state, zeros))
 
     return run
+
+
+def bad_rows(
+    step: Step, draw: Callable[..., Batch] | None, batches: Callable[[int, int], Batch | None], size: int
+) -> Callable[[TrainState, int], list[int]]:
+    """Return (state, step) -> the rows of the batch of that step that make it bad with the weights of the state.
+
+    A batch made of some of its rows, over and over, goes through the guarded step itself: whatever the objective, the
+    mesh and the accumulation, this is one more program, compiled when it is first needed.
+    """
+
+    @jax.jit
+    def is_bad(state: TrainState, batch: Batch | None, rows_B: Array) -> Array:
+        if draw is not None:
+            batch = draw(purpose(state.key, DATA), data_index(state))
+        _, metrics = step(state, jax.tree.map(lambda x: x[rows_B], batch))
+        return jnp.sum(metrics["skipped"].sum) > 0
+
+    def search(state: TrainState, number: int) -> list[int]:
+        assert state.guard is not None
+        guard = state.guard._replace(in_a_row=jnp.zeros_like(state.guard.in_a_row))
+        state = state._replace(step=jnp.full_like(state.step, number), guard=guard)
+        batch = jax.tree.map(lambda x: x[0], batches(number + int(guard.offset), 1))
+        return culprits(lambda rows: bool(is_bad(state, batch, np.resize(rows, size))), size)
+
+    return search
 
 
 def weights(state: TrainState) -> Params:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.config import OBJECTIVES, OptimizerConfig, Recipe
+from lm.guard import make_guard
 from lm.losses import augmented
 from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
@@ -76,6 +77,7 @@ def run_sweep(
 ) -> SweepResult:
     """Train and examine every grid point with every seed; each member equals the single run of its recipe.
 
+    A member takes no step that its guard finds bad; one whose budget is spent stands still where its run would end.
     Raises ConfigError for an unknown field, an empty list, or a task whose data is not drawn in the step.
     """
     if not seeds or not all(grid.values()):
@@ -128,11 +130,11 @@ def _run_stage(
 ) -> tuple[TrainState, list[tuple[int, Array]]]:
     """Train all members at one depth, from fresh states or from those of the stage before; returns rows of losses."""
     recipe = stage.recipe
-    net = build_net(recipe)[1]
+    net, guard = build_net(recipe)[1], make_guard(recipe.train.guard)
 
     def begin(key: Key, values: Mapping[str, Array]) -> TrainState:
         _, optimizer, average = parts_of(override(recipe, values))
-        return init_state(net, optimizer, key, average)
+        return init_state(net, optimizer, key, average, guard)
 
     def taller(state: TrainState, key: Key, values: Mapping[str, Array]) -> TrainState:
         assert recipe.growth is not None
@@ -141,7 +143,7 @@ def _run_stage(
     def advance(state: TrainState, values: Mapping[str, Array], count: Array) -> tuple[TrainState, Any]:
         objective, optimizer, average = parts_of(override(recipe, values))
         objective = augmented(objective, source.augment)
-        step = make_step(net, objective, optimizer, source.draw, recipe.train.accumulate, average)
+        step = make_step(net, objective, optimizer, source.draw, recipe.train.accumulate, average, guard)
         return repeat(step)(state, None, count)
 
     if states_P is None:
@@ -156,7 +158,8 @@ def _run_stage(
         count = min(every - step % every, stage.stop - step)
         step += count
         states_P, metrics_P = stretch(states_P, traced, count)
-        rows.append((step, metrics_P["loss"].value))
+        loss = metrics_P["loss"]
+        rows.append((step, jnp.where(loss.count > 0, loss.value, jnp.nan)))
     return states_P, rows
 
 

@@ -14,8 +14,9 @@ import optax
 
 from lm.checkpoint import Checkpoints
 from lm.config import Recipe
-from lm.exits import Preempted
+from lm.exits import Diverged, Preempted
 from lm.flops import count_flops
+from lm.guard import Exhausted, last_good, make_guard, moved_on
 from lm.interrupt import Interrupt
 from lm.job import Patience
 from lm.losses import augmented, make_objective
@@ -26,7 +27,7 @@ from lm.processes import barrier, compare, facts_of, is_main_process
 from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.start import starting_weights
-from lm.step import DATA, EVALUATE, MODEL, init_state, make_step, purpose, repeat, weights
+from lm.step import DATA, EVALUATE, MODEL, bad_rows, init_state, make_step, purpose, repeat, weights
 from lm.strict import to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.transforms.statistics import calibrate, has_statistics
@@ -64,6 +65,7 @@ class Run(NamedTuple):
     target: TrainState
     stretch: Callable[[TrainState, Batch | None, int], tuple[TrainState, Metrics]]
     batches: Callable[[int, int], Batch | None]
+    culprits: Callable[[TrainState, int], list[int]]  # the rows that made a step bad, where it can be told
     batch: Batch  # shapes of one batch
 
     @property
@@ -137,11 +139,12 @@ def prepare(
     objective, optimizer, average = parts_of(recipe)
     draw = None if source.draw is None else shard_draw(source.draw, mesh)
     objective = augmented(objective, source.augment)
-    step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average)
+    guard = make_guard(recipe.train.guard, recipe.train.steps_per_dispatch)
+    step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average, guard)
 
     def fresh(initial: Params | None = None) -> TrainState:
         begun = build_net(recipe, initial)[1]
-        return init_state(begun, optimizer, jax.random.key(recipe.train.seed), average)
+        return init_state(begun, optimizer, jax.random.key(recipe.train.seed), average, guard)
 
     abstract = jax.eval_shape(under(mesh, fresh))
     shardings = state_shardings(abstract, mesh)
@@ -166,7 +169,9 @@ def prepare(
         assert source.at is not None
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.at(0))
     begin, deepen = (jax.jit(under(mesh, function), out_shardings=shardings) for function in (fresh, taller))
-    return Run(plain, weights_for_use(recipe, source), source, begin, deepen, target, stretch, batches, one)
+    trial = under(mesh, make_step(net, objective, optimizer, None, recipe.train.accumulate, average, guard))
+    search = bad_rows(trial, draw, batches, recipe.train.batch_size)
+    return Run(plain, weights_for_use(recipe, source), source, begin, deepen, target, stretch, batches, search, one)
 
 
 def stretches(start: int, last: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
@@ -201,7 +206,8 @@ def fit(
     `until` stops after that step and saves, as a preemption would; schedules still span `train.steps`.
     `allow_change` names fields (dotted) that may differ from the recipe found in the folder. `initial` are weights
     of the plain model to begin with, in place of those that `recipe.weights` names. `patience` is the watchdog's.
-    Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the loss is no longer finite. Several
+    Raises Preempted (after saving) on SIGTERM or Ctrl-C, and Diverged where the guard's budget of bad steps is
+    spent (the last good step is saved), or where there is no guard and the loss is no longer finite. Several
     processes give the same arguments; ConfigError in all of them where these, code or checkpoints differ.
     """
     last = recipe.train.steps if until is None else min(until, recipe.train.steps)
@@ -236,10 +242,12 @@ def climb(
     checkpoints: Checkpoints,
     journal: Journal,
     interrupt: Interrupt,
+    offset: int = 0,
 ) -> tuple[Run, TrainState]:
     """Train stage by stage, from the checkpoint `found` or from its beginning, up to step `last`.
 
-    A checkpoint at a growth holds the state before it: going on from there grows it again, in the same way.
+    A checkpoint at a growth holds the state before it: going on from there grows it again, in the same way. With an
+    `offset` the data run that far ahead of the step from here on.
     """
     stages = stages_from(recipe, found or 0)
     with interrupt.at_once():
@@ -248,6 +256,8 @@ def climb(
             state = run.init(starting_weights(stages[0].recipe, initial))
         else:
             state = checkpoints.restore(run.target, found)
+        if offset:
+            state = moved_on(state, offset)
     for stage in stages:
         if stage is not stages[0]:
             run = prepare(stage.recipe, folder, run.source)
@@ -255,10 +265,38 @@ def climb(
         journal.enter(stage, run, state)
         if stage is stages[0] and found is not None and is_examined(found, recipe):  # a kill may have cut it short
             journal.evaluation(found, evaluate_run(run, recipe, state, interrupt))
-        state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
+        back = None
+        try:
+            state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
+        except Exhausted as end:
+            back = go_back(end.state, recipe, checkpoints, journal)
+        if back is not None:  # and the state that came with the exception is gone
+            return climb(recipe, folder, back[0], initial, last, checkpoints, journal, interrupt, back[1])
         if last <= stage.stop:
             break
     return run, state
+
+
+def go_back(state: TrainState, recipe: Recipe, checkpoints: Checkpoints, journal: Journal) -> tuple[int | None, int]:
+    """Return the checkpoint that a run out of its guard's budget goes on from, and the offset of its data there.
+
+    Raises Diverged where the guard rolls back no more; the last good step is then the newest checkpoint, or one that
+    was saved since holds its weights.
+    """
+    assert state.guard is not None and recipe.train.guard is not None
+    guard, good, newest = recipe.train.guard, last_good(state), checkpoints.latest()
+    first = int(good.step)
+    spent = f"{guard.budget} steps in a row from step {first + 1} on had no finite loss or gradient, or a spike"
+    if guard.rollback and not int(state.guard.offset):
+        back = newest or 0
+        offset = first + guard.budget - back
+        journal.rewind(back, f"{spent}; back to step {back}, and on with the data {offset} batches ahead")
+        return newest, offset
+    if newest is None or newest < first:
+        checkpoints.save(first, good, to_json(recipe))
+        checkpoints.wait()
+        newest = first
+    raise Diverged(f"{spent}; the last good step is {first}, whose weights are in checkpoint {newest}")
 
 
 def stage_flops(recipe: Recipe, run: Run) -> list[tuple[Stage, int]]:
@@ -285,19 +323,20 @@ def train(
 ) -> TrainState:
     """Take the steps up to `last`; metrics are read one stretch late, so that dispatch never waits for them."""
     text, step = to_json(recipe), int(state.step)
+    ahead = 0 if state.guard is None else int(state.guard.offset)
     watchdog = interrupt.watchdog
 
     def save() -> None:
         with watchdog.slow("saving"):
-            journal.flush()  # raises Diverged before a broken state could be saved
+            journal.flush(state)  # raises before a broken state could be saved
             checkpoints.check()
             checkpoints.save(step, state, text)
 
     watchdog.compiling()
     for start, count in stretches(step, last, recipe):
         step = start + count
-        state, metrics = run.stretch(state, run.batches(start, count), count)
-        journal.record(step, metrics)
+        state, metrics = run.stretch(state, run.batches(start + ahead, count), count)
+        journal.record(start, step, metrics, state)
         watchdog.stepped()
         try:
             if step % recipe.train.save_every == 0 or step == last:

@@ -10,7 +10,7 @@ A model that uses its own letter (`hd`, the width of one head) says so where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -129,14 +129,25 @@ class Transform(NamedTuple):
 Objective = Callable[[Callable[..., Outputs], Params, Batch, Key | None], tuple[Array, Metrics]]
 
 
+class GuardState(NamedTuple):
+    """What a guard remembers, scalars that begin at zero."""
+
+    skipped: Array  # steps not taken, in all
+    in_a_row: Array  # steps not taken since the last good one
+    norm: Array  # running mean of the gradient norms of good steps
+    seen: Array  # good steps behind it
+    offset: Array  # how far the data run ahead of the step
+
+
 class TrainState(NamedTuple):
-    """All that training carries from step to step; `ema` is None where no average is kept."""
+    """All that training carries from step to step; `ema` and `guard` are None where there is none."""
 
     step: Array
     params: Params
     opt_state: Any
     ema: Params | None
     key: Key
+    guard: GuardState | None = None
 
 
 class Rate(NamedTuple):
@@ -197,7 +208,8 @@ class Source(NamedTuple):
     of the data is the step. `evaluate` (net, params, key) -> Evaluation. `facts` goes into stamp.json.
     `codec` turns text into tokens and back where the task has text; `prompt` (text) -> tokens writes a question
     as the model reads it. `augment` (key, batch) -> Batch finishes a batch for training, on the device and inside
-    the step: random crops, say, of images that were read as bytes.
+    the step: random crops, say, of images that were read as bytes. `ids` (step) names the rows of `at(step)` for a
+    reader, so that a bad example can be found: their numbers in the corpus, say.
     """
 
     draw: Callable[[Key, Array], Batch] | None
@@ -207,3 +219,4 @@ class Source(NamedTuple):
     codec: Any = None
     prompt: Callable[[str], list[int]] | None = None
     augment: Callable[[Key, Batch], Batch] | None = None
+    ids: Callable[[int], Sequence[Any]] | None = None

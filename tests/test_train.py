@@ -143,10 +143,11 @@ def test_a_recipe_that_makes_no_run_leaves_the_folder_free(tmp_path):
     assert fit(RECIPE, tmp_path, until=1, quiet=True).step == 1
 
 
-def test_divergence_ends_the_run_and_keeps_the_last_good_step(tmp_path):
+def test_without_a_guard_divergence_ends_the_run(tmp_path):
     wild = dataclasses.replace(
         RECIPE,
         optimizer=OptimizerConfig(name="sgd", learning_rate=1e38, schedule="constant", clip=None),
+        train=dataclasses.replace(RECIPE.train, guard=None),
     )
     with pytest.raises(Diverged, match="the loss is"):
         fit(wild, tmp_path, quiet=True)

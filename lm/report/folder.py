@@ -116,7 +116,7 @@ class RunFolder:
 
     def write_recipe(self, json_text: str) -> None:
         """Write recipe.json."""
-        self._write("recipe.json", json_text)
+        self.write("recipe.json", json_text)
 
     def stamp(self, facts: dict[str, Any]) -> None:
         """Write stamp.json: facts (seed, data), commit, versions, devices, arguments, and the starts before."""
@@ -144,10 +144,11 @@ class RunFolder:
             raise Unusable(f"workdir {self.folder} is gone") from None
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file at once: a reader sees the old file or the new one."""
-        self._write(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        """Write a JSON file at once."""
+        self.write(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
-    def _write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Write a file at once: a reader, or a kill, sees the old file or the new one."""
         path = self.path(name)
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -166,10 +167,10 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"workdir {self.folder} is in use by {holder}") from None
-        if holder and not holder.endswith(f" on {socket.gethostname()}"):
+        if holder and not holder.endswith(f" on {_host()}"):
             raise UserError(f"workdir {self.folder} is in use by {holder}; {advice}")
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.write(f"process {os.getpid()} on {_host()}")
         self._lock.flush()
         if holder:
             self.log(f"took over the lock that {holder} left behind")
@@ -226,6 +227,12 @@ def _commit(root: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None, "difference": None}
     digest = hashlib.sha256(difference.encode()).hexdigest() if difference else None
     return {"commit": commit, "dirty": bool(difference), "difference": digest}
+
+
+def _host() -> str:
+    # A launcher that lets a slice of one name exist only once gives it a name of its own, since the hosts of the
+    # slice that comes after a preemption are called otherwise.
+    return os.environ.get("CAMBIUM_HOST") or socket.gethostname()
 
 
 def _now() -> str:

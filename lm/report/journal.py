@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lm.config import Recipe
 from lm.exits import Diverged, Unusable
+from lm.guard import Exhausted, skipped_steps
 from lm.optim import schedule_of
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
@@ -36,7 +37,8 @@ class Journal:
         self.begun, self.start = time.monotonic(), start
         self.table: list[tuple[str, list[int], int]] = []
         self.tokens, self.unit = 0, "tokens"
-        self.pending: tuple[int, Metrics] | None = None
+        self.pending: tuple[int, int, Metrics] | None = None
+        self.skipped = self.in_a_row = 0
         self.sums: dict[str, Mean] = {}
         self.loss = math.nan
         self.writer = None
@@ -51,6 +53,9 @@ class Journal:
     def enter(self, stage: Stage, run: Any, state: TrainState) -> None:
         """Begin or go on with a stage of a run (lm.train.Run)."""
         first, self.table = not self.table, parameter_table(state.params)
+        self.run = run
+        if state.guard is not None:
+            self.skipped, self.in_a_row = int(state.guard.skipped), int(state.guard.in_a_row)
         size = f"{sum(count for *_, count in self.table):,} parameters"
         if not first:
             self.say(f"step {stage.start}: grown to depth {stage.recipe.model.depth}, {size}")
@@ -76,33 +81,75 @@ class Journal:
             if not self.quiet:
                 print(line, file=sys.stderr, flush=True)
 
-    def record(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of the stretch that ended at `step`; reads those of the stretch before it."""
-        self.flush(late=True)
-        self.pending = (step, metrics)
+    def record(self, start: int, step: int, metrics: Metrics, state: TrainState) -> None:
+        """Take the metrics of the stretch from `start` to `step`, and the state there; reads the stretch before it."""
+        self.flush(state, late=True)
+        self.pending = (start, step, metrics)
 
-    def flush(self, late: bool = False) -> None:
-        """Read what is pending; Diverged where a loss is not finite. A row is written at each log step."""
+    def flush(self, state: TrainState, late: bool = False) -> None:
+        """Read what is pending; a row is written at each log step.
+
+        Raises Exhausted where the guard's budget is spent, and Diverged where a loss is not finite without a guard.
+        """
         if self.pending is None:
             return
-        step, metrics = self.pending
+        start, step, metrics = self.pending
         self.pending = None
-        read = {name: Mean(float(mean.sum), float(mean.count)) for name, mean in jax.device_get(metrics).items()}
+        metrics = dict(jax.device_get(metrics))
+        skipped = metrics.pop("skipped", None)
+        read = {name: Mean(float(mean.sum), float(mean.count)) for name, mean in metrics.items()}
         self.sums = {name: self.sums[name].merge(mean) if name in self.sums else mean for name, mean in read.items()}
-        self.loss = float(read["loss"].value)
-        if not math.isfinite(self.loss):
-            raise Diverged(f"the loss is {self.loss} in the steps up to {step}; the checkpoints before it are intact")
+        if skipped is not None:
+            self.count(skipped_steps(skipped.sum, start, step), start, step, state)
+        loss = float(read["loss"].value)
+        if not math.isfinite(loss):  # without a guard; it lets no such loss into the means
+            raise Diverged(f"the loss is {loss} in the steps up to {step}; the checkpoints before it are intact")
+        if read["loss"].count:
+            self.loss = loss
         if step % self.recipe.train.log_every == 0 or not late:
             self.write(step)
 
+    def count(self, skipped: Sequence[int], start: int, stop: int, state: TrainState) -> None:
+        """Write down the steps of a stretch that were not taken; Exhausted where they have become too many."""
+        guard = self.recipe.train.guard
+        assert guard is not None
+        for step in range(start, stop):
+            self.in_a_row = self.in_a_row + 1 if step in skipped else 0
+            if step not in skipped:
+                continue
+            self.skipped += 1
+            self.note(step, state)
+            if self.in_a_row >= guard.budget:
+                raise Exhausted(state)
+
+    def note(self, step: int, state: TrainState) -> None:
+        """Say which examples a step that was not taken had read, and which of them made it bad where that shows."""
+        assert state.guard is not None
+        index, source = step + int(state.guard.offset), self.run.source
+        examples: dict[str, Any] = {"batch": index, "rows": self.run.culprits(state, step)}
+        if source.ids is not None:
+            examples["ids"] = list(source.ids(index))
+        if self.writer is not None:
+            self.writer.scalars(step + 1, {"skipped": self.skipped}, examples)
+            self.say(f"step {step + 1} was not taken ({self.skipped} so far): {shown(examples)}")
+
+    def rewind(self, step: int, line: str) -> None:
+        """Go back to a step, and say why."""
+        self.say(line)
+        self.table, self.pending, self.sums, self.loss, self.start = [], None, {}, math.nan, step
+        if self.writer is not None:
+            self.writer.truncate(step)
+
     def write(self, step: int) -> None:
         """Write the means since the last row."""
-        row = {name: float(mean.value) for name, mean in self.sums.items()}
-        row["learning_rate"] = float(self.schedule(jnp.int32(max(step - 1, 0))))
+        row = {name: float(mean.value) for name, mean in self.sums.items() if mean.count}
+        taken = max(step - 1 - self.skipped, 0)
+        row["learning_rate"] = float(self.schedule(jnp.int32(taken)))
         self.sums = {}
         if self.writer is not None:
             self.writer.scalars(step, row)
-            self.say(self.progress.line(step, row["loss"]))
+            if "loss" in row:  # else no step was taken since the last row
+                self.say(self.progress.line(step, row["loss"]))
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Write the figures of an evaluation and its examples."""
@@ -111,7 +158,7 @@ class Journal:
         if not self._was_examined(step):
             self.writer.scalars(step, {f"test/{name}": rate.value for name, rate in evaluation.metrics.items()})
         lines = [json.dumps(example) for example in evaluation.examples]
-        self.folder.path("samples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        self.folder.write("samples.jsonl", "".join(line + "\n" for line in lines))
         shown = ", ".join(f"{n} {r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for n, r in evaluation.metrics.items())
         self.say(f"step {step}: {shown}")
 
@@ -125,6 +172,7 @@ class Journal:
             "parameter_table": self.table,
             "trained": {self.recipe.task.size_name: list(self.recipe.task.train_sizes)},
             "loss": None if math.isnan(self.loss) else self.loss,
+            "skipped": self.skipped,
             "wall_seconds": seconds + earlier.get("wall_seconds", 0.0),
             "tokens_per_second": self.tokens * (step - self.start) / max(seconds, 1e-9),
             "unit": self.unit,
@@ -166,6 +214,14 @@ class Journal:
         """Close the metric files."""
         if self.writer is not None:
             self.writer.close()
+
+
+def shown(examples: Mapping[str, Any]) -> str:
+    """Return which batch, which of its rows made it bad, and what these or else all of its examples are called."""
+    rows, ids = examples["rows"], examples.get("ids", ())
+    told = f", rows {' '.join(map(str, rows))}" if rows else ""
+    names = " ".join(str(ids[row]) for row in rows or range(len(ids))) if ids else ""
+    return f"batch {examples['batch']}{told}{', examples ' + names if names else ''}"
 
 
 def parameter_table(params: Any) -> list[tuple[str, list[int], int]]:

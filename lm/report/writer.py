@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lm.exits import Unusable
 
@@ -33,10 +34,11 @@ class Writer:
         self._events = (Path(folder) / name).open("ab")
         self._event(_bytes(3, b"brain.Event:2"))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row; it is with the operating system when this returns."""
+    def scalars(self, step: int, values: Mapping[str, float], examples: Mapping[str, Any] | None = None) -> None:
+        """Append one row; it is with the operating system when this returns. `examples` (JSON) are named beside it."""
         row = {name: float(value) for name, value in values.items()}
-        self._metrics.write(_line({"step": int(step), **row}))
+        named = {} if examples is None else {"examples": dict(examples)}
+        self._metrics.write(_line({"step": int(step), **row, **named}))
         self._metrics.flush()
         points = [_bytes(1, name.encode()) + _float(2, value) for name, value in row.items()]
         summary = b"".join(_bytes(1, point) for point in points)
@@ -44,7 +46,7 @@ class Writer:
 
     def truncate(self, step: int) -> None:
         """Drop the rows beyond a step and a last line that a kill cut short."""
-        kept = [row for row in read_rows(self._path) if row["step"] <= step]
+        kept = [row for row in _rows(self._path) if row["step"] <= step]
         self._metrics.close()
         temporary = self._path.with_name(f".{METRICS}.tmp")
         temporary.write_text("".join(map(_line, kept)))
@@ -65,15 +67,22 @@ class Writer:
         self._events.flush()
 
 
-def _line(row: Mapping[str, float]) -> str:
-    return json.dumps({name: value if math.isfinite(value) else str(value) for name, value in row.items()}) + "\n"
+def _line(row: Mapping[str, Any]) -> str:
+    def written(value: Any) -> Any:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: written(value) for name, value in row.items()}) + "\n"
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """Return the rows of metrics.jsonl, without a last line that was cut short.
+    """Return the rows of metrics.jsonl, their numbers alone, without a last line that was cut short.
 
     Raises Unusable, naming the line, where any other line is not a row.
     """
+    return [{name: value for name, value in row.items() if name != "examples"} for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").split("\n")
@@ -81,7 +90,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
         try:
             row = json.loads(line)
-            rows.append({"step": int(row.pop("step")), **{name: float(value) for name, value in row.items()}})
+            step, named = int(row.pop("step")), {name: row.pop(name) for name in ("examples",) if name in row}
+            rows.append({"step": step, **{name: float(value) for name, value in row.items()}, **named})
         except (ValueError, TypeError, KeyError, AttributeError):
             raise Unusable(f"{path}, line {number}: not a row of metrics: {line[:80]!r}") from None
     return rows

@@ -124,17 +124,22 @@ def grow(state: TrainState, fresh: TrainState, growth: Growth) -> TrainState:
     """Return the state of the deeper model: weights, moments and average through one index map.
 
     `fresh` is a new state of the deeper model: it gives the shapes, the layers of a random fill, and the
-    optimizer's state where moments are reset. Jittable; the step and what has no depth axis stay as they are.
+    optimizer's state where moments are reset. Jittable; the step and what has no depth axis stay as they are, and the
+    guard learns anew how large gradients are.
     """
     opt_state = fresh.opt_state if growth.moments == "reset" else stack(state.opt_state, fresh.opt_state, growth)
     if growth.moments == "reset":
         opt_state = _keep_schedule(state.opt_state, opt_state)
+    guard = state.guard
+    if guard is not None and fresh.guard is not None:
+        guard = guard._replace(norm=fresh.guard.norm, seen=fresh.guard.seen)
     return TrainState(
         step=state.step,
         params=scale_added(stack(state.params, fresh.params, growth), state.params, growth),
         opt_state=opt_state,
         ema=None if state.ema is None else scale_added(stack(state.ema, fresh.params, growth), state.params, growth),
         key=state.key,
+        guard=guard,
     )
 
 
