@@ -9,6 +9,7 @@ Messages between processes go over the key-value store of JAX's coordination ser
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -54,16 +55,20 @@ def start_processes(job: Job | None = None) -> None:
         elif job.processes is not None or job.process is not None:
             raise UserError("--processes and --process need --coordinator HOST:PORT")
         elif tpu_devices() and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu":
-            jax.distributed.initialize(**limits)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+            _join_slice(limits)
+    except (RuntimeError, OSError) as error:  # OSError: the slice's metadata did not answer
         raise UserError(f"the processes could not be joined: {str(error).splitlines()[0]}") from None
     if jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread():
         # JAX has put a handler of its own below Python's, which only takes a note of the signal.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     if job.platform is not None and job.platform != (found := jax.default_backend()):
         raise UserError(f"platform {job.platform} was asked for and JAX found {found}; `python -m lm.doctor` says why")
+
+
+def _join_slice(limits: dict[str, Any]) -> None:
+    """Join the hosts of a Cloud TPU slice as JAX finds them; a host that JAX finds no slice around is alone."""
+    with contextlib.suppress(ValueError):
+        jax.distributed.initialize(**limits)
 
 
 def _number(job: Job, name: str) -> int:

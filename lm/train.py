@@ -213,7 +213,8 @@ def fit(
     last = recipe.train.steps if until is None else min(until, recipe.train.steps)
     compare({**facts_of(to_json(recipe), Path(workdir)), "until": until}, MEET)
     folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
-    with folder as mine, Watchdog(patience or Patience(), mine) as watchdog, Interrupt(watchdog) as interrupt:
+    with Watchdog(patience or Patience()) as watchdog, folder as mine, Interrupt(watchdog) as interrupt:
+        watchdog.folder = mine
         if mine is not None:
             mine.check_recipe(to_json(recipe), allow_change)
         log = print if mine is None else mine.log

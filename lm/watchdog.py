@@ -42,12 +42,12 @@ REMEMBERED = 50  # stretches whose durations are kept
 class Watchdog:
     """Context manager that ends the process by os._exit(1) where nothing moves within its patience.
 
-    Before that the stacks of all threads go to stderr and to the run folder's log, and the reason to its status. With
+    Before that the stacks of all threads go to stderr and to the log of `folder`, and the reason to its status. With
     several processes everyone ends as soon as one of them has left the context by an error or says nothing any more.
     """
 
     def __init__(self, patience: Patience, folder: RunFolder | None = None):
-        self._patience, self._folder = patience, folder
+        self._patience, self.folder = patience, folder
         self._phase: str | None = None  # None is not watched
         self._since, self._past = time.monotonic(), deque[float](maxlen=REMEMBERED)
         self._left = threading.Event()
@@ -119,8 +119,8 @@ class Watchdog:
 
     def _dump(self) -> None:
         faulthandler.dump_traceback(sys.stderr)
-        if self._folder is not None:
-            with self._folder.path("log.txt").open("a") as file:
+        if self.folder is not None:
+            with self.folder.path("log.txt").open("a") as file:
                 faulthandler.dump_traceback(file)
 
     def _end(self, reason: str) -> NoReturn:
@@ -128,9 +128,9 @@ class Watchdog:
         hurry.daemon = True
         hurry.start()
         print(f"error: {reason}", file=sys.stderr, flush=True)
-        if self._folder is not None:
-            self._folder.log(reason)
-            self._folder.status("failed", error=reason)
+        if self.folder is not None:
+            self.folder.log(reason)
+            self.folder.status("failed", error=reason)
         if self._company is not None:
             self._company.report(reason)
         os._exit(1)

@@ -12,6 +12,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
+from lm.report.folder import write_whole
 from lm.strict import to_json
 from scripts.cli import parse_recipe
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
         reach = sorted(longest(accuracies) for accuracies in found)
         held = f"{statistics.median(reach):g} {task.size_name} (from {reach[0]} to {reach[-1]} over {len(reach)} seeds)"
         print(f"{name}: exact match 95 % up to {held}; trained to {task.train_sizes[1]}")
-    kept.write_text(json.dumps({**said, "exact_match": measured}, indent=1))
+    write_whole(kept, json.dumps({**said, "exact_match": measured}, indent=1))
     picture = accuracy_picture(
         measured, list(recipes), title=recipe.name, size_name=task.size_name, trained=task.train_sizes
     )

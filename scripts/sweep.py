@@ -1,5 +1,4 @@
 """Train a recipe over seeds and values as one program; print a table, leave sweep.json and a plot.
-
 Any field of the recipe takes several values: --optimizer.learning_rate 1e-3 3e-4
 """
 
@@ -16,6 +15,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
+from lm.report.folder import write_whole
 from lm.report.svg import Series, line_chart, standalone
 from lm.strict import to_json
 from scripts.cli import parse_grid
@@ -47,8 +47,8 @@ def main(argv: list[str]) -> None:
             spread = f"({min(each):.4f} to {max(each):.4f} over {len(each)} seeds)"
             print(f"{name or recipe.name}: {metric} {statistics.fmean(each):.4f} {spread}")
     rows = [{"seed": m.seed, "values": m.values, "losses": m.losses, **m.evaluation.figures()} for m in result.members]
-    kept.write_text(json.dumps({**said, "seconds": result.seconds, "members": _plain(rows)}, indent=1))
-    kept.with_suffix(".svg").write_text(standalone(line_chart(curves, x_label="step", y_label="loss", log=True)))
+    write_whole(kept, json.dumps({**said, "seconds": result.seconds, "members": _plain(rows)}, indent=1))
+    write_whole(kept.with_suffix(".svg"), standalone(line_chart(curves, x_label="step", y_label="loss", log=True)))
     print(f"{len(rows)} runs in {result.seconds:.1f} s: {kept}, {kept.with_suffix('.svg')}")
 
 

