@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lm.exits import UserError
+from lm.report.folder import RunFolder
 from tpu import hosts, launch, runs
 from tpu.gcloud import NODE_STATES, QUEUE_STATES, TROUBLES, Gcloud, Slice, trouble
 from tpu.machine import Limits, Node, Seen, State
@@ -29,7 +30,7 @@ import json, os, sys, time
 from pathlib import Path
 bucket, plan, rank = Path(sys.argv[1]), json.loads(sys.argv[2]), os.environ["JAX_PROCESS_ID"]
 attempt = len(list(bucket.glob(f"{rank}-*")))
-facts = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+facts = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "CAMBIUM_"))}
 (bucket / f"{rank}-{attempt}").write_text(json.dumps(facts))
 code = plan[attempt] if isinstance(plan[attempt], int) else plan[attempt][int(rank)]
 while code == -1:
@@ -142,7 +143,7 @@ def test_a_run_on_a_slice(scene, cloud):
     assert bool(one.left()) == exists and ("launch.py delete pod" in one.left()) == exists
     for facts in attempts(cloud):
         assert facts["JAX_COORDINATOR_ADDRESS"] == f"10.0.0.0:{hosts.PORT}"
-        assert (facts["JAX_NUM_PROCESSES"], facts["JAX_PROCESS_ID"]) == ("2", "0")
+        assert (facts["JAX_NUM_PROCESSES"], facts["JAX_PROCESS_ID"], facts["CAMBIUM_HOST"]) == ("2", "0", "pod")
     assert runs.find("pod") == one
 
 
@@ -180,6 +181,16 @@ def test_a_launcher_that_is_killed_goes_on(kill, after):
             assert written[-1].exists  # whatever was done, it is known that it may have been
     assert written[-1].phase == "done"
     assert (cloud.done.count("create"), cloud.done.count("start")) == (1, 1)
+
+
+def test_the_next_slice_of_a_name_takes_over_the_lock_of_the_last(tmp_path, monkeypatch):
+    """A preemption leaves the lock behind, on a host that nobody sees again."""
+    (tmp_path / "run.lock").write_text("process 7 on pod")
+    with pytest.raises(UserError, match="in use by process 7 on pod"), RunFolder(tmp_path):
+        pass
+    monkeypatch.setenv("CAMBIUM_HOST", "pod")
+    with RunFolder(tmp_path):
+        assert "took over the lock that process 7 on pod left behind" in (tmp_path / "log.txt").read_text()
 
 
 def test_what_gcloud_says_is_understood():
@@ -231,7 +242,7 @@ def until(condition, seconds=40.0):
 
 
 def test_a_run_is_left_found_stopped_and_deleted(cloud):
-    where = ("--zone", "us-west4-a", "--accelerator", "v5litepod-8")
+    where = ("--zone", "us-west4-a", "--accelerator", "v5litepod-8", "--prepare", "touch prepared")
     program = "trap 'echo saved; exit 75' TERM; echo begun $JAX_PROCESS_ID; while :; do sleep 0.1; done"
     first = subprocess.Popen(
         command_line("run", "pod", *where, "--poll", "0.1", "--", "sh", "-c", program),
@@ -242,6 +253,7 @@ def test_a_run_is_left_found_stopped_and_deleted(cloud):
         until(lambda: len(list(cloud.glob("host-*/.cambium/pid"))) == 2)
         second = call("delete", "pod", check=2)
         assert f"process {first.pid} looks after pod" in second.stderr
+        assert len(list(cloud.glob("host-*/prepared"))) == 2
         first.terminate()
         _, said = first.communicate(timeout=20)
     finally:

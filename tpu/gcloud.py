@@ -78,6 +78,7 @@ class Slice:
     spot: bool = False
     queued: bool = False
     wait: float = 24.0  # hours for which hardware is asked
+    prepare: str = ""  # shell text for every host before anything else: mount what outlives the slice
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
@@ -163,9 +164,10 @@ class Gcloud:
             case "delete":
                 return [here.delete()]
             case "setup":
-                return [*self.push(), here.ssh(hosts.set_up())]
+                prepare = [here.ssh(here.prepare)] if here.prepare else []
+                return [*prepare, *self.push(), here.ssh(hosts.set_up())]
             case "start":
-                return [here.ssh(hosts.start(self.command))]
+                return [here.ssh(hosts.start(self.command, here.name))]
             case "stop":
                 return [here.ssh(hosts.stop())]
         return []

@@ -41,8 +41,11 @@ def set_up() -> str:
     )
 
 
-def start(command: Sequence[str]) -> str:
-    """Return what starts a command on each host, detached, with the variables that make the processes one job."""
+def start(command: Sequence[str], name: str) -> str:
+    """Return what starts a command on each host, detached, with the variables that make the processes one job.
+
+    CAMBIUM_HOST is the slice's name: the lock of a run that died with one slice is free for the next of that name.
+    """
     ask = f"curl --silent --fail --header Metadata-Flavor:Google {METADATA}"
     # the shell outlives a SIGTERM to the group, so that it can write down how the program took it
     program = (
@@ -50,9 +53,10 @@ def start(command: Sequence[str]) -> str:
     )
     return (
         f"if {{ {ALIVE}; }}; then echo 'a program runs here' >&2; exit 1; fi; "
-        f"rm -f ~/.cambium/code; cd ~/cambium && index=$({ask}/agent-worker-number) && all=$({ask}/worker-network-endpoints) && first=${{all%%,*}} && "
+        "rm -f ~/.cambium/code; cd ~/cambium && "
+        f"index=$({ask}/agent-worker-number) && all=$({ask}/worker-network-endpoints) && first=${{all%%,*}} && "
         # an endpoint is an address, or name:number:address
-        f"export JAX_COORDINATOR_ADDRESS=${{first##*:}}:{PORT} JAX_PROCESS_ID=$index "
+        f"export CAMBIUM_HOST={name} JAX_COORDINATOR_ADDRESS=${{first##*:}}:{PORT} JAX_PROCESS_ID=$index "
         "JAX_NUM_PROCESSES=$(echo $all | tr , '\\n' | wc -l) PATH=~/cambium/.venv/bin:$PATH && "
         f"{{ setsid bash -c {shlex.quote(program)} >> ~/.cambium/log 2>&1 < /dev/null & }} && pid=$! && "
         'echo $pid $(cut -d " " -f 22 /proc/$pid/stat) > ~/.cambium/pid'

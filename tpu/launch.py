@@ -96,6 +96,7 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--spot", action="store_true", default=None, help="cheaper, may be taken away")
     verb.add_argument("--queued", action="store_true", default=None, help="ask in the queue")
     verb.add_argument("--wait", type=float, help="hours to wait for hardware (24)")
+    verb.add_argument("--prepare", metavar="SHELL", help="for every host before all else: mount what outlives a slice")
 
 
 def the_run(options: argparse.Namespace) -> Run:
@@ -182,7 +183,7 @@ def create(options: argparse.Namespace, command: tuple[str, ...]) -> None:
     if options.dry_run:
         backend = backend_of(one)
         steps = (("is it there?", [one.slice.describe()]), ("ask for it", backend.commands("create")))
-        rehearse(*steps, ("bring the code and install it", backend.commands("setup")))
+        rehearse(*steps, ("prepare the hosts, bring the code, install it", backend.commands("setup")))
         return
     with held(options.name):
         if one.state.phase == "running":

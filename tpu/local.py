@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import IO
 
-from tpu.machine import Action, Limits, Phase, Seen, State, Trouble
+from tpu.machine import Action, Limits, Node, Phase, Seen, State, Trouble
 from tpu.supervise import supervise
 
 GRACE = 30.0  # seconds between one process's failure and the end of the others
@@ -56,7 +56,7 @@ class Local:
                 self.ended.append(index)
                 if code:
                     print(f"process {index} ended with code {code}", file=sys.stderr, flush=True)
-        node = "ready" if self.there else "absent"
+        node: Node = "ready" if self.there else "absent"
         return Seen(node, tuple(codes[index] or 0 for index in self.ended), codes.count(None))
 
     def act(self, action: Action) -> tuple[Trouble, str]:

@@ -158,6 +158,7 @@ def skypilot_task(where: Slice, command: Sequence[str], bucket: str = "") -> dic
     exports = (
         f'export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}"\n'
         'export JAX_NUM_PROCESSES="$(echo "$SKYPILOT_NODE_IPS" | wc -l)" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"\n'
+        f"export CAMBIUM_HOST={where.name}\n"  # the lock of a run that died with its machines is free for the next
     )
     resources = {
         "infra": f"gcp/{where.zone.rpartition('-')[0]}/{where.zone}",
