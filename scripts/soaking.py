@@ -145,11 +145,16 @@ def train_in(folder: Path, name: str) -> None:
     fit(recipe_on(LAYOUTS[name]), folder, quiet=True)
 
 
+def flags_for(layout: Layout) -> str:
+    """Return what gives a process of this layout its devices."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={layout.devices}"
+
+
 def _forked(folder: Path, name: str) -> None:
     log = os.open(folder.with_suffix(".log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(log, stream)
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={LAYOUTS[name].devices}"
+    os.environ["XLA_FLAGS"] = flags_for(LAYOUTS[name])
     main_guard(lambda _: train_in(folder, name))
 
 
@@ -167,12 +172,11 @@ class Start:
             self.process = multiprocessing.get_context("forkserver").Process(target=_forked, args=(folder, name))
             self.process.start()
             return
-        flags = f"--xla_force_host_platform_device_count={layout.devices}"
         launch = [sys.executable, "tpu/launch.py", "--local", str(layout.processes), "--"]
         command = [*launch, sys.executable, "scripts/soak.py", "--run", str(folder.resolve()), "--layout", name]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, stdout=log, stderr=log,
+                command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags_for(layout)}, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -307,10 +311,15 @@ class Chain:
         return last + 1
 
 
-def soak(workdir: Path, minutes: float, seed: int) -> dict[str, float]:
-    """Kill runs for so many minutes and return what was counted; a chain under way is brought to its end."""
+def import_ahead() -> None:
+    """Have the server from which starts are forked import everything, once."""
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # it would win over the number of devices that each start is given
     multiprocessing.get_context("forkserver").set_forkserver_preload(["orbax.checkpoint", "lm.train", __name__])
+
+
+def soak(workdir: Path, minutes: float, seed: int) -> dict[str, float]:
+    """Kill runs for so many minutes and return what was counted; a chain under way is brought to its end."""
+    import_ahead()
     rng, deadline = random.Random(seed), time.monotonic() + 60 * minutes
     record, straight = Record(), {}
     for number, (names, most) in enumerate(cycle(CHAINS)):
