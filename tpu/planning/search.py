@@ -15,11 +15,14 @@ from tpu.planning.model import Trace, needs, trace
 from tpu.planning.plans import Plan, bound, check_sizes, plan
 
 MOST = 8  # devices along an axis that splits a layer: more wait for each other longer than they compute
-ROOM = 0.9  # share of the memory that the model's peak may fill, for it is not exact
+ROOM = 0.75  # share of the memory that the model's peak may fill, for it is not exact
+TRIES = 3  # plans that are compiled in place of those that turn out too large
 
 
 def search(recipe: Recipe, topology: Topology, compiles: int) -> list[Plan]:
     """Return the plans of all candidates, best first; the `compiles` best of those that fit stand compiled in front.
+
+    Where the compiler finds one too large that the model let in, the next is compiled as well.
 
     Raises UserError where no mesh suits the batch.
     """
@@ -30,8 +33,12 @@ def search(recipe: Recipe, topology: Topology, compiles: int) -> list[Plan]:
     if not ranked:
         raise UserError(f"no mesh of {topology.devices} devices suits batches of {recipe.train.batch_size}")
     order = sorted(range(len(ranked)), key=lambda i: rank(ranked[i]))
-    best = [plan(recipes[i][0], topology, True, recipes[i][1]) for i in order[:compiles] if ranked[i].fits]
-    return sorted(best, key=rank) + [ranked[i] for i in order[len(best) :]]
+    best: list[Plan] = []
+    for i in order:
+        if sum(each.fits for each in best) == compiles or len(best) == compiles + TRIES or not ranked[i].fits:
+            break
+        best.append(plan(recipes[i][0], topology, True, recipes[i][1]))
+    return sorted(best + [ranked[i] for i in order[len(best) :]], key=lambda each: (not each.compiled, *rank(each)))
 
 
 def rank(found: Plan) -> tuple[bool, float]:
@@ -62,7 +69,7 @@ def meshes(recipe: Recipe, topology: Topology) -> Iterator[MeshConfig]:
     devices = topology.devices
     for axis, size in _layer_axes(recipe, devices):
         rest = devices // size
-        for data in sorted({topology.slices, rest}):
+        for data in sorted({topology.slices, rest}, reverse=True):  # of equals the one that gathers nothing
             if rest % data or data % topology.slices:
                 continue
             mesh = MeshConfig(**{"data": data, "fsdp": rest // data, axis: size})

@@ -64,14 +64,14 @@ def rows() -> dict[str, tuple[Recipe, str]]:
 
 
 def write(names: Sequence[str]) -> None:
-    """Plan the rows that are missing, and those of these names anew; each is kept as soon as it is there."""
+    """Plan the rows with all of these names, or without any the rows that are missing; each is kept at once."""
     for name in names:
         if not any(name in each.split() for each in rows()):
             raise UserError(f"no row {name!r}{nearest(name, [*NAMES, PEER, *SLICES])}")
     path = DOCS / "results" / "plans.tpu.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["plans"] if path.exists() else {}
     for label, (recipe, where) in rows().items():
-        if label in kept and not set(label.split()) & set(names):
+        if not set(names) <= set(label.split()) or (label in kept and not names):
             continue
         best = search(recipe, parse_topology(where), compiles=1)[0]
         kept[label] = asdict(best)
