@@ -15,7 +15,9 @@ import pytest
 
 from lm.exits import UserError
 from lm.report.folder import RunFolder
-from tpu import hosts, launch, runs
+from scripts import train
+from scripts.cli import parse_recipe
+from tpu import hosts, launch, plan, runs
 from tpu.gcloud import NODE_STATES, QUEUE_STATES, TROUBLES, Gcloud, Slice, trouble
 from tpu.machine import Limits, Node, Seen, State
 from tpu.supervise import supervise
@@ -268,6 +270,7 @@ def test_a_run_is_left_found_stopped_and_deleted(cloud):
     assert "runs 'sh -c" in call("run", "pod", "--", "true", check=2).stderr
     assert "still exists" in call("stop", "pod", check=0).stderr.splitlines()[-1]
     assert json.loads(call("status", "pod", check=0).stdout)["ended"] == [75, 75]
+    assert "# start" in call("run", "pod", "--dry-run", "--", "true", check=0).stdout  # now it may run another
     log = call("logs", "pod", "--worker", "1", check=0).stdout
     assert log.startswith("begun 1\n") and log.endswith("saved\n")
     assert "pod is gone" in call("delete", "pod", check=0).stderr
@@ -300,3 +303,50 @@ def test_a_mistake_is_one_line(line, said, tmp_path, monkeypatch):
     (runs.FOLDER / "torn.json").write_text('{"slice": {"na')
     with pytest.raises(UserError, match=re.escape(said)):
         launch.main(shlex.split(line))
+
+
+# -- the guide -----------------------------------------------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "tpu.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"^```bash\n(.*?)^```", GUIDE, re.M | re.S) for line in block.splitlines() if line
+]
+CODE = "".join(path.read_text() for room in ("lm", "tpu") for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_guide_are_real(line, cloud, monkeypatch, capsys):
+    """Launches are rehearsed, whatever they start is parsed, and nothing is called."""
+    words = shlex.split(line)
+    runs.Run(dataclasses.replace(POD, accelerator="v5litepod-16"), ("true",)).save(State("done", ours=True))
+    if words[1:2] == ["tpu/launch.py"]:
+        cut = words.index("--") if "--" in words else len(words)
+        if words[2] in ("create", "run", "push", "status", "logs", "stop", "delete"):
+            if words[2] == "create":
+                (runs.FOLDER / "pod.json").unlink()
+            launch.main([*words[2:cut], "--dry-run", *words[cut:]])
+            assert "gcloud compute tpus" in capsys.readouterr().out
+        elif words[2] in ("jobset", "skypilot"):
+            launch.main(words[2:])
+            assert words[3] in capsys.readouterr().out
+        words = words[cut + 1 :]
+    while words and (words[0] == "env" or "=" in words[0]):
+        words = words[1:]
+    if words[1:2] == ["scripts/train.py"]:
+        parse_recipe(train.Options, words[2:], "train.py", None)
+    elif words[1:2] == ["tpu/plan.py"]:
+        parse_recipe(plan.Options, words[2:], "plan.py", None)
+    elif words[:1] == ["gcloud"]:
+        assert words[1:3] == ["compute", "tpus"]
+    else:
+        assert not words or words == ["python", "-m", "lm.doctor"]
+    assert not (cloud / "calls").exists()
+
+
+def test_messages_of_the_guide_are_those_of_the_code():
+    rows = re.findall(r"^\| (`.+?) \|", GUIDE[GUIDE.index("## 7.") :], re.M)
+    said = [piece.strip() for row in rows for text in re.findall(r"`(.+?)`", row) for piece in text.split("...")]
+    assert len(said) > 35
+    code = CODE.replace("{command[0]}", "gcloud").replace('"\n', "")
+    ours = [piece for piece in said if piece not in code and "--workdir" not in piece]
+    assert ours == ["Quota limit", "has been exceeded"]  # the cloud's words

@@ -275,8 +275,8 @@ def stop(options: argparse.Namespace, command: tuple[str, ...]) -> None:
         trouble, words = backend.act("stop")
         if trouble:
             raise ExitError(sentence(f"stop failed: {words}", one.left()))
-        ended = replace(one.state, phase="failed", reason="stopped") if one.state.phase == "running" else one.state
-        one = one.save(ended)
+        if one.state.phase != "done":
+            one = one.save(replace(one.state, phase="failed", reason="stopped"))
         print(f"launch: {sentence('stopped', one.left())}", file=sys.stderr)
 
 
