@@ -132,6 +132,15 @@ def others(result: Mapping[str, Any]) -> str:
     return f"<details><summary>{len(rest)} more figures</summary>\n\n{head}" + "\n".join(rows) + "\n\n</details>"
 
 
+def own_table(result: Mapping[str, Any]) -> str:
+    """Return the table that a result brings with it, {head: cells, rows: cells of each}; "" where there is none."""
+    if "table" not in result:
+        return ""
+    head, cells = result["table"]["head"], result["table"]["rows"]
+    lines = (" | ".join(line) for line in (head, ["---"] * len(head), *cells))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
 def lengths(results: Sequence[Mapping[str, Any]]) -> str:
     """Return how far each task is solved under each scheme, from the figures `longest/TASK/SCHEME`; "" without any."""
     rows = []
@@ -162,7 +171,7 @@ def render(folder: Path) -> str:
     for result in results:
         where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
         page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"
-        page += f"{others(result)}\n\n" if others(result) else ""
+        page += "".join(f"{part}\n\n" for part in (others(result), own_table(result).rstrip()) if part)
         for name, picture in zip(picture_names(result), result.get("pictures", ()), strict=True):
             page += f"**{picture['title']}**\n\n![{picture['title']}](results/{name})\n\n"
             page += f"{picture['caption']}\n\n" if picture["caption"] else ""

@@ -11,9 +11,10 @@ import pytest
 
 from lm.collectives import Collective, executions
 from lm.config import MeshConfig, NoPositions, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
-from lm.exits import main_guard
+from lm.exits import UserError, main_guard
 from lm.strict import ConfigError, override
 from lm.train import build_net
+from scripts.results import save
 from tasks.registry import RECIPES
 from tasks.stem.text import Stem, StemData
 from tpu.plan import main
@@ -314,6 +315,18 @@ def test_the_rows_of_the_table_are_recipes_on_topologies():
     for recipe, where in table.rows().values():
         topology = parse_topology(where)
         assert list(search.meshes(recipe, topology)), f"{recipe.name} has no mesh on {where}"
+
+
+def test_a_row_of_the_table_becomes_a_line_of_the_page(tmp_path):
+    found = plans.plan(small(), parse_topology("gpu:h100x8"), False)
+    said = table.result({"small gpu:h100x8": found})
+    save(json.loads(json.dumps(said)), tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "| small | gpu:h100x8 | fsdp=8 | 16 in 1 | none | yes |" in page
+    assert said["claims"][-1]["passed"] and said["figures"] == {"model_factor": [1.0]}
+    assert plans.Plan(**said["plans"]["small gpu:h100x8"]) == found
+    with pytest.raises(UserError, match="no row 'phi5'"):
+        table.write(["phi5"])
 
 
 def test_a_recipe_is_compiled_for_a_tpu_that_is_not_there():

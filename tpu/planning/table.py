@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lm.strict import nearest, override
 from scripts.results import judge, provenance_of, save
 from tasks.registry import RECIPES
 from tasks.task import Claim
-from tpu.planning.chips import parse_topology
+from tpu.planning.chips import GIB, parse_topology
 from tpu.planning.model import WITHIN
 from tpu.planning.plans import Plan
 from tpu.planning.search import search
@@ -84,7 +85,10 @@ def result(plans: Mapping[str, Plan]) -> dict[str, Any]:
     figures = {"model_factor": [max(factor(plan) for plan in plans.values())]}
     peer = plans.get(f"{PEER} {PEER_SLICE}")
     if peer is not None:
-        figures |= {"peer_seconds": [peer.seconds["compiler"]], "peer_gigabytes": [peer.memory["needed"] / 2**30]}
+        figures |= {"peer_seconds": [peer.seconds["compiler"]], "peer_gib": [peer.memory["needed"] / GIB]}
+    provenance = provenance_of("python tpu/plan.py --table")
+    if any(plan.compile_seconds is not None for plan in plans.values()):
+        provenance["versions"] |= {"libtpu": metadata.version("libtpu")}
     judged = [judge(claim, figures[claim.metric], []) for claim in CLAIMS if claim.metric in figures]
     return {
         "name": "plans",
@@ -95,7 +99,7 @@ def result(plans: Mapping[str, Plan]) -> dict[str, Any]:
         "pictures": [],
         "table": {"head": HEAD, "rows": [row(plan) for plan in plans.values()]},
         "plans": {label: asdict(plan) for label, plan in plans.items()},
-        **provenance_of("python tpu/plan.py --table"),
+        **provenance,
         "wall_seconds": sum(plan.compile_seconds or 0.0 for plan in plans.values()),
     }
 
@@ -118,7 +122,7 @@ CLAIMS = (
     Claim(
         PAPER,
         "The same: GiB a chip",
-        "peer_gigabytes",
+        "peer_gib",
         at_most=2.07,
         paper_value="2.07 (MaxText 0.2.5)",
         exact=True,
