@@ -20,7 +20,7 @@ from lm.exits import UserError
 from lm.types import Batch, Example, Source
 from tpu.planning.chips import Topology
 
-# Without these libtpu asks the machine it runs on which TPU it has, complains that it has none, and lets one process in.
+# Without these libtpu asks its machine which TPU it has, complains that it has none, and lets one process in.
 QUIET = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
