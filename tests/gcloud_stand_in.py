@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLOUD = Path(os.environ["CLOUD"])
@@ -50,10 +51,13 @@ def event(kind):
 
 
 def take_away():
-    """End the processes on the hosts and lose their disks, as a preemption does."""
+    """End the processes on the hosts, once they have said something, and lose the disks, as a preemption does."""
     for host in CLOUD.glob("host-*"):
-        pid = host / ".cambium" / "pid"
+        pid, log = host / ".cambium" / "pid", host / ".cambium" / "log"
+        deadline = time.monotonic() + 20
         if pid.exists():
+            while not log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.02)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text().split()[0]), signal.SIGKILL)
         shutil.rmtree(host)

@@ -34,6 +34,7 @@ bucket, plan, rank = Path(sys.argv[1]), json.loads(sys.argv[2]), os.environ["JAX
 attempt = len(list(bucket.glob(f"{rank}-*")))
 facts = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "CAMBIUM_"))}
 (bucket / f"{rank}-{attempt}").write_text(json.dumps(facts))
+print("begun", flush=True)
 code = plan[attempt] if isinstance(plan[attempt], int) else plan[attempt][int(rank)]
 while code == -1:
     time.sleep(0.05)
@@ -86,6 +87,7 @@ class Clock:
 
     def sleep(self, seconds):
         self.now += seconds
+        assert self.now < 1e9 + 1e6, "it goes on"
         time.sleep(0.05)
 
 
@@ -101,12 +103,15 @@ def look_after(cloud, plan, events, where=POD, limits=Limits(), state=State(), p
 
 
 QUEUED = dataclasses.replace(POD, queued=True, spot=True)
+TAKEN = ["missing", "", "", "", "PREEMPTED"]  # while the program runs
 SCENES = {
     # name: (slice, plan of codes, events, phase, code, restarts, failures, creates, attempts, exists)
     "all goes well": (POD, [0], {}, "done", 0, 0, 0, 1, 1, True),
-    "saved, then preempted": (
-        *(POD, [75, 0], {"describe": ["", "", "", "", "PREEMPTED"]}, "done", 0),
-        *(2, 0, 2, 2, True),
+    "saved, but not taken away": (POD, [75, 0], {}, "done", 0, 1, 0, 1, 2, True),
+    "taken away": (POD, [-1, 0], {"describe": TAKEN}, "done", 0, 1, 0, 2, 2, True),
+    "taken away too often": (
+        *(POD, [-1, -1], {"describe": [*TAKEN, "", "", "", "", "PREEMPTED"]}, "failed", 75),
+        *(1, 0, 2, 2, False),
     ),
     "no capacity, then some": (POD, [0], {"create": ["quota", "quota"]}, "done", 0, 0, 0, 3, 1, True),
     "half a node": (POD, [0], {"create": ["half"]}, "done", 0, 0, 1, 2, 1, True),
@@ -136,7 +141,8 @@ SCENES = {
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_run_on_a_slice(scene, cloud):
     where, plan, events, phase, code, restarts, failures, creates, tries, exists = SCENES[scene]
-    one = look_after(cloud, plan, events, where, poll=7200.0 if scene == "the queue never moves" else 120.0)
+    limits = Limits(restarts=1)
+    one = look_after(cloud, plan, events, where, limits, poll=7200.0 if scene == "the queue never moves" else 120.0)
     state = one.state
     assert (state.phase, state.code, state.restarts, state.failures) == (phase, code, restarts, failures), state
     assert len(calls(cloud, "create")) == creates
@@ -246,13 +252,15 @@ def until(condition, seconds=40.0):
 def test_a_run_is_left_found_stopped_and_deleted(cloud):
     where = ("--zone", "us-west4-a", "--accelerator", "v5litepod-8", "--prepare", "touch prepared")
     program = "trap 'echo saved; exit 75' TERM; echo begun $JAX_PROCESS_ID; while :; do sleep 0.1; done"
-    first = subprocess.Popen(
-        command_line("run", "pod", *where, "--poll", "0.1", "--", "sh", "-c", program),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = (*where, "--poll", "0.1", "--", "sh", "-c", program)
+    rehearsed = [shlex.split(line) for line in call("run", "pod", "--dry-run", *words, check=0).stdout.splitlines()]
+    typed = [line[3:] for line in rehearsed if line[0] == "gcloud" and line[4] != "describe"]
+    assert len(typed) == 7  # create, prepare, copy, unpack, install, start, watch
+    assert not (cloud / "calls").exists()
+    first = subprocess.Popen(command_line("run", "pod", *words), stderr=subprocess.PIPE, text=True)
     try:
-        until(lambda: len(list(cloud.glob("host-*/.cambium/pid"))) == 2)
+        until(lambda: (cloud / "calls").exists() and len(calls(cloud)) > len(typed))
+        assert calls(cloud)[: len(typed)] == typed
         second = call("delete", "pod", check=2)
         assert f"process {first.pid} looks after pod" in second.stderr
         assert len(list(cloud.glob("host-*/prepared"))) == 2

@@ -158,6 +158,7 @@ def drive(one: Run, limits: Limits, poll: float, halt: Callable[[], bool] = lamb
 
     backend = backend_of(one)
     one.save(one.state)  # its folder takes the bundle too
+    warn_of_changes()
     signal.signal(signal.SIGTERM, leave)
     try:
         supervise(backend, one.state, lambda: limits, save, halt=halt, poll=poll)
@@ -170,6 +171,13 @@ def drive(one: Run, limits: Limits, poll: float, halt: Callable[[], bool] = lamb
         traceback.print_exc()
         raise ExitError(sentence(f"the launcher failed: {error!r}", last[0].left())) from None
     return last[0]
+
+
+def warn_of_changes() -> None:
+    """Say so where files differ from the commit that goes to the hosts."""
+    done = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True)
+    if changed := len(done.stdout.splitlines()):
+        print(f"launch: {changed} files differ from the newest commit, which is what the hosts get", file=sys.stderr)
 
 
 def sentence(*parts: str) -> str:
@@ -237,6 +245,7 @@ def push(options: argparse.Namespace, command: tuple[str, ...]) -> None:
         rehearse(("bring the code", commands))
         return
     with held(options.name):
+        warn_of_changes()
         for each in commands:
             if subprocess.run(each).returncode:
                 raise ExitError(sentence(f"this failed: {shown(each)}", one.left()))
