@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from dataclasses import dataclass, field
 
-from lm.strict import require_choice, require_positive
+from lm.strict import ConfigError, require_choice, require_positive
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -17,7 +17,7 @@ class Patience:
     factor: float = 20.0  # times the median of the past stretches of steps ...
     floor: float = 300.0  # ... and at least so long
     slow: float = 3600.0  # to compile, to save, and between two batches of an evaluation
-    silence: float = 45.0  # of another process; less than the heartbeat, so that the end can still be written down
+    silence: float = 25.0  # of another process
 
     def __post_init__(self):
         for name in ("factor", "floor", "slow", "silence"):
@@ -42,6 +42,10 @@ class Job:
     def __post_init__(self):
         require_positive("start_limit", self.start_limit)
         require_positive("heartbeat", self.heartbeat)
+        if self.patience.silence >= self.heartbeat / 2:  # where JAX may end the process, before it can write down why
+            raise ConfigError(
+                f"patience.silence must be less than half of heartbeat {self.heartbeat}, got {self.patience.silence:g}"
+            )
         if self.platform is not None:
             require_choice("platform", self.platform, PLATFORMS)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import statistics
 import sys
@@ -114,7 +115,7 @@ class Watchdog:
             if reason := self.overdue(now):
                 self._dump()
                 self._end(reason)
-            if self._company is not None and (reason := self._company.trouble(now)) and not self._left.wait(GRACE):
+            if self._company is not None and (reason := self._company.trouble(now)):
                 self._end(reason)
 
     def _dump(self) -> None:
@@ -143,6 +144,7 @@ class Company:
         self._silence = silence
         self._folder, self._count = fresh("company"), 0
         self._heard: dict[int, tuple[str, float]] = {}
+        self._failure = math.inf  # when one was first read
 
     def report(self, reason: str) -> None:
         """Tell the others that this process has failed."""
@@ -157,7 +159,9 @@ class Company:
             post(f"{self._folder}/pulse", str(self._count))
             for index, reason in posted(f"{self._folder}/failed").items():
                 if index != me:
-                    return f"process {index} has failed: {reason}"
+                    self._failure = min(self._failure, now)
+                    if now - self._failure >= GRACE:
+                        return f"process {index} has failed: {reason}"
             pulses = posted(f"{self._folder}/pulse") if me == 0 else {}
         except jax.errors.JaxRuntimeError as error:
             return f"the coordinator in process 0 is gone ({str(error).splitlines()[0]})"

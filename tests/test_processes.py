@@ -71,7 +71,11 @@ from lm.watchdog import Watchdog
 def main(argv):
     address, process, mode, folder = argv
     first = process == "0"
-    start_processes(Job(coordinator=address, processes=2, process=int(process), start_limit=60, heartbeat=10))
+    job = Job(
+        coordinator=address, processes=2, process=int(process), start_limit=60, heartbeat=10,
+        patience=Patience(floor=2, slow=2, silence=3),
+    )
+    start_processes(job)
     if mode == "meet":
         barrier("together", 30)
         try:
@@ -85,7 +89,7 @@ def main(argv):
     import jax
     jax.process_count()
     mine = RunFolder(folder) if first else contextlib.nullcontext()
-    with mine as mine, Watchdog(Patience(floor=2, slow=2, silence=4), mine) as dog, Interrupt(dog) as interrupt:
+    with mine as mine, Watchdog(job.patience, mine) as dog, Interrupt(dog) as interrupt:
         dog.compiling()
         for step in range(600):
             time.sleep(0.05)
@@ -143,7 +147,7 @@ def test_barriers_and_differences_name_who_and_what(address, tmp_path):
     [
         ("raise", (1, 1), "process 1 has failed: RuntimeError: a disk is gone"),
         ("hang", (1, 1), "process 1 has failed: no step ended within 2 s while stepping"),
-        ("die", (1, -signal.SIGKILL), "process 1 has said nothing for 4 s"),
+        ("die", (1, -signal.SIGKILL), "process 1 has said nothing for 3 s"),
         ("term", (75, 75), "stopped by a signal"),
     ],
 )
@@ -273,7 +277,7 @@ from tests.test_processes import RECIPE, Signalled
 
 def main(argv):
     address, process, folder = argv
-    start_processes(Job(coordinator=address, processes=2, process=int(process), start_limit=60, heartbeat=10))
+    start_processes(Job(coordinator=address, processes=2, process=int(process), start_limit=60))
     from lm import train
 
     def evaluate(net, params, key):

@@ -10,6 +10,7 @@ from lm.exits import ExitError
 from lm.job import Job
 from lm.processes import start_processes
 from lm.rollcall import numbers, roll_call
+from lm.strict import ConfigError
 
 
 def said(address, count, index, limit=1.0):
@@ -83,6 +84,11 @@ def test_a_job_that_cannot_begin_is_one_sentence(job, sentence):
     assert end.value.code == 2
 
 
+def test_a_silent_process_is_noticed_before_jax_ends_the_others():
+    with pytest.raises(ConfigError, match="patience.silence must be less than half of heartbeat 30, got 25"):
+        Job(heartbeat=30)
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -111,5 +117,5 @@ def test_the_hosts_of_a_slice_are_found_by_jax(error, sentence, monkeypatch):
             start_processes()
         assert end.value.code == 2
     else:
-        start_processes(Job(heartbeat=30))
-        assert asked[0]["heartbeat_timeout_seconds"] == 30
+        start_processes(Job(heartbeat=90))
+        assert asked[0]["heartbeat_timeout_seconds"] == 90
