@@ -51,10 +51,15 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     decay_pattern: str = r"(kernel|embedding|table)$"  # paths of parameters that decay
     clip: float | None = 1.0  # global gradient norm; None leaves gradients alone
+    moments: str = "float32"  # the type in which they are kept: float32, bfloat16
+    rounding: str = "nearest"  # of what is kept in bfloat16, moments and weights: nearest, stochastic
+    offload: bool = False  # keep the moments in the memory of the host between steps
 
     def __post_init__(self):
         require_choice("optimizer.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
         require_choice("optimizer.name", self.name, ("adamw", "sgd"))
+        require_choice("optimizer.moments", self.moments, ("float32", "bfloat16"))
+        require_choice("optimizer.rounding", self.rounding, ("nearest", "stochastic"))
         require_pattern("optimizer.decay_pattern", self.decay_pattern)
         require_positive("optimizer.learning_rate", self.learning_rate)
 
@@ -210,7 +215,17 @@ class Looped:
         require_positive("transforms.layers", self.layers)
 
 
-TransformConfig = MajorityKernels | BlockScales | Looped
+@dataclass(frozen=True)
+class Bfloat16Weights:
+    """Weights kept in bfloat16, in half the memory; `optimizer.rounding` says how steps to them are rounded."""
+
+    pattern: str = r""  # paths of the parameters that are kept so; all
+
+    def __post_init__(self):
+        require_pattern("transforms.pattern", self.pattern)
+
+
+TransformConfig = MajorityKernels | BlockScales | Looped | Bfloat16Weights
 
 
 @dataclass(frozen=True)
@@ -295,6 +310,6 @@ KINDS: dict[str, type] = {
         RecurrentConvolutionConfig, ResNetConfig,
         OptimizerConfig, Guard, TrainConfig, MeshConfig,
         NextTokenLoss, VerifierLoss, ConsistencyLoss, SharpenedLoss, HingeLoss, SquaredLoss, MajorityKernels,
-        BlockScales, Looped, Growth, Recipe,
+        BlockScales, Looped, Bfloat16Weights, Growth, Recipe,
     )
 }  # fmt: skip

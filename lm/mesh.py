@@ -21,9 +21,10 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import MeshConfig, Recipe, SharpenedLoss, TransformerConfig
 from lm.strict import ConfigError
-from lm.types import Array, Batch, Params
+from lm.types import Array, Batch, Params, TrainState
 
 AXES = ("data", "fsdp", "pipeline", "sequence", "tensor")  # the last are the nearest neighbours
+HOST = "pinned_host"
 BATCH_AXES = ("data", "fsdp")
 STACK_AXES = ("pipeline", "sequence")
 FULL = 4  # microbatches a stage of a pipeline: the more, the smaller the share of the ticks in which stages wait
@@ -118,16 +119,33 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules =
     raise ConfigError(f"no sharding rule matches parameter {path} of shape {shape}; add one to lm.mesh.RULES")
 
 
-def state_shardings(abstract: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Return a sharding for every leaf of a training state: moments and averages follow their parameter."""
+def state_shardings(abstract: Any, mesh: Mesh, rules: Rules = RULES, offload: bool = False) -> Any:
+    """Return a sharding for every leaf of a training state: moments and averages follow their parameter.
+
+    With `offload` the optimizer's state lies in the memory of the hosts; ConfigError where devices do not reach it.
+    """
+    if offload and HOST not in (kinds := [memory.kind for memory in mesh.devices.flat[0].addressable_memories()]):
+        raise ConfigError(f"optimizer.offload needs devices that reach {HOST} memory, these have {', '.join(kinds)}")
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return NamedSharding(mesh, P())
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, rules))
+        kind = HOST if offload and name.startswith("opt_state") else None
+        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, rules), memory_kind=kind)
 
     return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def offloaded(change: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a change of a training state, (state, ...) -> (state, ...), whose optimizer's state the host keeps."""
+
+    def fetching(state: TrainState, *arguments: Any) -> Any:
+        here = jax.device_put(state.opt_state, jax.memory.Space.Device)
+        after, *others = change(state._replace(opt_state=here), *arguments)
+        return after._replace(opt_state=jax.device_put(after.opt_state, jax.memory.Space.Host)), *others
+
+    return fetching
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

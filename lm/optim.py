@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from lm.config import OptimizerConfig, Recipe
 from lm.transforms.stacking import growth_steps
 from lm.transforms.statistics import is_statistic
-from lm.transforms.wrap import map_paths
-from lm.types import Array, Params
+from lm.transforms.wrap import map_paths, widened
+from lm.types import Array, Key, Params
+
+ROUNDING = 5_000_011  # the seed of the bits that round
 
 Schedule = Callable[[Array], Array]
 
@@ -76,7 +80,72 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.Gradien
         parts.append(
             optax.add_decayed_weights(config.weight_decay, lambda params: match_paths(params, config.decay_pattern))
         )
-    return beside_statistics(optax.chain(*parts, optax.scale_by_learning_rate(schedule)))
+    rule = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return beside_statistics(in_few_bits(rule, config.moments == "bfloat16", config.rounding == "stochastic"))
+
+
+def in_few_bits(rule: optax.GradientTransformation, moments: bool, stochastic: bool) -> optax.GradientTransformation:
+    """Return the rule computed in float32 whatever the weights are kept in, with its moments in bfloat16 on demand.
+
+    Stochastic rounding is of those moments and of weights in bfloat16: it keeps steps too small for eight bits, on
+    average. The count that the schedule follows names the random bits of a step.
+    """
+
+    def keep(state: Any, round_: Callable[[Any], Any]) -> Any:
+        return round_(state) if moments else state
+
+    def init(params: Params) -> Any:
+        return keep(rule.init(widened(params)), narrowed)
+
+    def update(gradient: Any, state: Any, params: Params | None = None) -> tuple[Any, Any]:
+        wide = None if params is None else widened(params)
+        steps, after = rule.update(widened(gradient), widened(state), wide)
+        if not stochastic:
+            return steps, keep(after, narrowed)
+        key = jax.random.fold_in(jax.random.key(ROUNDING), state[-1].count)
+        key_moments, key_weights = jax.random.split(key)
+        if params is not None:
+            steps = _to_neighbours(key_weights, params, steps)
+        return steps, keep(after, partial(_at_random, key_moments))
+
+    return optax.GradientTransformation(init, update)
+
+
+def narrowed(tree: Any) -> Any:
+    """Return the tree with its float32 arrays in bfloat16, to nearest."""
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)
+
+
+def round_stochastically(key: Key, x: Array) -> Array:
+    """Return float32 in bfloat16: one of the two neighbours, the likelier the nearer it is, so that the mean is x."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
+    cut = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), cut, x).astype(jnp.bfloat16)
+
+
+def _at_random(key: Key, tree: Any) -> Any:
+    def one(key: Key, x: Array) -> Array:
+        return round_stochastically(key, x) if x.dtype == jnp.float32 else x
+
+    return jax.tree.map(one, _keys(key, tree), tree)
+
+
+def _to_neighbours(key: Key, params: Params, steps: Any) -> Any:
+    """Return steps that take weights in bfloat16 to a neighbour of where these lead, and others as they are."""
+
+    def one(key: Key, x: Array, step: Array) -> Array:
+        if x.dtype != jnp.bfloat16:
+            return step
+        wide = x.astype(jnp.float32)
+        return round_stochastically(key, wide + step).astype(jnp.float32) - wide
+
+    return jax.tree.map(one, _keys(key, params), params, steps)
+
+
+def _keys(key: Key, tree: Any) -> Any:
+    """Return a key for every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [jax.random.fold_in(key, i) for i in range(len(leaves))])
 
 
 def beside_statistics(rule: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -20,7 +20,7 @@ from lm.guard import Exhausted, last_good, make_guard, moved_on
 from lm.interrupt import Interrupt
 from lm.job import Patience
 from lm.losses import augmented, make_objective
-from lm.mesh import check_layout, make_mesh, put_batch, shard_draw, state_shardings, under
+from lm.mesh import check_layout, make_mesh, offloaded, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.processes import barrier, compare, facts_of, is_main_process
@@ -141,13 +141,14 @@ def prepare(
     objective = augmented(objective, source.augment)
     guard = make_guard(recipe.train.guard, recipe.train.steps_per_dispatch)
     step = make_step(net, objective, optimizer, draw, recipe.train.accumulate, average, guard)
+    step = offloaded(step) if recipe.optimizer.offload else step
 
     def fresh(initial: Params | None = None) -> TrainState:
         begun = build_net(recipe, initial)[1]
         return init_state(begun, optimizer, jax.random.key(recipe.train.seed), average, guard)
 
     abstract = jax.eval_shape(under(mesh, fresh))
-    shardings = state_shardings(abstract, mesh)
+    shardings = state_shardings(abstract, mesh, offload=recipe.optimizer.offload)
     target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
     stretch = jax.jit(under(mesh, repeat(step)), donate_argnums=0, out_shardings=(shardings, None))
     longest = recipe.train.steps_per_dispatch

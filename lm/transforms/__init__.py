@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lm.config import BlockScales, Looped, MajorityKernels
+from lm.config import Bfloat16Weights, BlockScales, Looped, MajorityKernels
 from lm.strict import ConfigError
+from lm.transforms.bfloat16 import bfloat16_weights
 from lm.transforms.block_scales import block_scales
 from lm.transforms.ema import Average, ema
 from lm.transforms.looped import looped
@@ -20,7 +21,7 @@ from lm.types import Net, Params, Transform
 __all__ = [
     "make_transform", "settle", "wrap", "wrap_all",
     # wrappers
-    "block_scales", "looped", "majority",
+    "bfloat16_weights", "block_scales", "looped", "majority",
     # growth
     "Stage", "grow", "index_map", "preserved", "stages_from", "stages_of",
     # averages
@@ -43,9 +44,13 @@ def make_transform(config: Any, model: Any) -> Transform:
         return block_scales(config)
     if isinstance(config, Looped):
         return looped(config, model.depth)
+    if isinstance(config, Bfloat16Weights):
+        return bfloat16_weights(config)
     if callable(config):
         return config(model)
-    raise ConfigError(f"transforms must hold MajorityKernels, BlockScales, Looped or a callable, got {config!r}")
+    raise ConfigError(
+        f"transforms must hold MajorityKernels, BlockScales, Looped, Bfloat16Weights or a callable, got {config!r}"
+    )
 
 
 def wrap_all(net: Net, transforms: Sequence[Transform]) -> Net:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lm.types import Batch, Cache, Key, Net, Outputs, Params, Transform
 
@@ -37,6 +38,11 @@ def wrap(net: Net, transform: Transform) -> Net:
 def is_stacked(path: str) -> bool:
     """Say whether the first axis of the parameter at this path ("blocks/attention/query/kernel") is the depth."""
     return STACK.search(path) is not None
+
+
+def widened(tree: Any) -> Any:
+    """Return the tree with what is kept in bfloat16 in float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
 
 
 def map_paths(function: Callable[..., Any], *trees: Any) -> Any:
