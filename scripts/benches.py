@@ -16,6 +16,7 @@ from typing import Any
 
 from scripts.bench_generators import GENERATORS
 from scripts.bench_growth import GROWTH
+from scripts.bench_layouts import LAYOUTS_BENCH
 from scripts.bench_transforms import MAJORITY
 from scripts.measure import command, killed, largest_difference, seconds
 from tasks.task import Claim, Experiment
@@ -176,4 +177,5 @@ BENCHES = {
     "majority": MAJORITY,
     "growth": GROWTH,
     "generators": GENERATORS,
+    "layouts": LAYOUTS_BENCH,
 }

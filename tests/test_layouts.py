@@ -3,6 +3,7 @@
 import pytest
 
 from lm.collectives import Collective, collectives, totals
+from scripts.bench_layouts import LAYOUTS, TOLERANCE, on_eight_devices
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 
@@ -86,3 +87,80 @@ def test_collectives_are_read_from_the_text_of_a_program(text, expected):
 def test_collectives_of_a_kind_add_up():
     found = [Collective("all-gather", ("fsdp",), 8, 3), Collective("all-gather", ("fsdp",), 2, 1)]
     assert totals(found) == {("all-gather", ("fsdp",)): (4, 26)}
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return on_eight_devices()
+
+
+@pytest.mark.parametrize("name", [layout.name for layout in LAYOUTS])
+def test_a_layout_computes_what_one_device_does(figures, name):
+    errors = {part: figures[name][part] for part in ("loss", "gradient", "weights")}
+    assert max(errors.values()) <= TOLERANCE, errors
+    assert errors["gradient"] > 0, "nothing was added up in another order, so nothing was laid out"
+
+
+# Bytes of arrays of the model "rotary", by which the table below says what each layout needs.
+STREAM = 16 * 16 * 32 * 4  # what one block hands to the next, for the whole batch
+KERNELS = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 2 * 32 * 128) * 4  # of 4 layers: query, output; key, value; up, down
+NORMS, LAST = 4 * 2 * 32 * 4, 32 * 4  # scales within the blocks, and behind them
+TABLE = 64 * 32 * 4  # the embedding, which is the head as well
+KEYS = 16 * 16 * 16 * 4  # of a layer, as many as values
+IDS = 16 * 16 * 4
+SUMS = 3 * 4  # of the loss, of its weights and of what is right
+
+SENT = {
+    # The gradient, that of the table once as embedding and once as head.
+    "data=8": {("all-reduce", "data"): (6, KERNELS + NORMS + LAST + 2 * TABLE + SUMS)},
+    # Each kernel forward and backward, and the head. To look up ids in a table split along D, a device needs all ids
+    # and the mask of those beyond the table; rows go to where the batch is and their gradient goes back.
+    "fsdp=8": {
+        ("all-gather", "fsdp"): (51, 2 * KERNELS + TABLE + IDS + IDS // 4),
+        ("all-reduce", "fsdp"): (6, KERNELS + NORMS + LAST + TABLE + SUMS),
+        ("all-to-all", "fsdp"): (2, 2 * STREAM // 8),
+    },
+    # Behind the two projections of each layer forward, before the inner ones backward: query, key, value and up. The
+    # embedding and the gradient of the features; the logits' maximum, sum and target; and who holds the argmax.
+    "tensor=2": {
+        ("all-reduce", "tensor"): (20, 4 * (2 + 4) * STREAM + 2 * STREAM + 3 * IDS),
+        ("all-gather", "tensor"): (2, 2 * 2 * IDS),
+    },
+    # Keys and values of each layer, with the segments and groups, and back their gradient; the gradient of all weights.
+    "sequence=4": {
+        ("all-gather", "sequence"): (10, 4 * 2 * KEYS + 2 * IDS),
+        ("reduce-scatter", "sequence"): (8, 4 * 2 * KEYS),
+        ("all-reduce", "sequence"): (1, KERNELS + NORMS + LAST + 2 * TABLE + SUMS * 2 // 3),
+    },
+    # 16 microbatches in 16 + 3 ticks, forward and backward. What the last stage makes goes to all and its gradient
+    # comes from all, and the first stage tells all the gradient of what it took.
+    "pipeline=4": {
+        ("collective-permute", "pipeline"): (2 * 19, 2 * 19 * STREAM // 16),
+        ("all-reduce", "pipeline"): (3, 3 * STREAM),
+    },
+    "data=2 x fsdp=4": {
+        ("all-gather", "fsdp"): (51, 2 * KERNELS + TABLE + (IDS + IDS // 4) // 2),
+        ("all-reduce", "fsdp"): (5, KERNELS + TABLE),
+        ("all-reduce", "data"): (5, KERNELS // 4 + 2 * TABLE // 4),  # the parts that fsdp leaves
+        ("all-reduce", "data fsdp"): (6, NORMS + LAST + SUMS),
+        ("all-to-all", "fsdp"): (2, 2 * STREAM // 8),
+    },
+    "data=4 x sequence=2": {
+        ("all-gather", "sequence"): (10, (4 * 2 * KEYS + 2 * IDS) // 4),
+        ("reduce-scatter", "sequence"): (8, 4 * 2 * KEYS // 4),
+        ("all-reduce", "data sequence"): (1, KERNELS + NORMS),
+        ("all-reduce", "data"): (2, LAST + 2 * TABLE + SUMS),
+        ("all-reduce", "sequence"): (1, LAST + 2 * TABLE + SUMS * 2 // 3),
+    },
+    "data=2 x pipeline=4": {
+        ("collective-permute", "pipeline"): (2 * 11, 2 * 11 * STREAM // 16),
+        ("all-reduce", "pipeline"): (3, 3 * STREAM // 2),
+        ("all-reduce", "data"): (2, (KERNELS + NORMS) // 4 + LAST + 2 * TABLE + SUMS),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_layout_sends_what_it_must_and_nothing_else(figures, name):
+    sent = {(kind, " ".join(axes)): (count, size) for kind, axes, count, size in figures[name]["sent"]}
+    assert sent == SENT[name]
