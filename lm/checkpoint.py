@@ -28,15 +28,16 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm.exits import Unusable, UserError
+from lm.migrations import FORMAT, STATES
 from lm.types import Params, TrainState
 
-FORMAT = 1
 MANIFEST = "manifest.sha256"
 STEP = re.compile(r"0|[1-9][0-9]*")
 # Orbax completes these two after the manifest is written, and no restore reads them.
@@ -89,8 +90,15 @@ class Checkpoints:
         device. Raises UserError where names, shapes or types differ, Unusable where the step is damaged.
         """
         step = self._whole(step)
-        _compare(self._meta(step)["leaves"], _leaves(target), step)
-        return self._read(step, target)
+        meta = self._meta(step)
+
+        def read(target: TrainState) -> TrainState:
+            _compare(meta["leaves"], _leaves(target), step)
+            return self._read(step, target)
+
+        for version in range(meta["format"], FORMAT):
+            read = partial(STATES[version], read)
+        return read(_placed(target))
 
     def restore_params(self, target: Params, step: int | None = None, *, average: bool = False) -> Params:
         """Return the parameters alone, or their moving average; nothing else is read from the disk."""
@@ -98,7 +106,7 @@ class Checkpoints:
         name = "ema" if average else "params"
         stored = {path: leaf for path, leaf in self._meta(step)["leaves"].items() if path.split("/")[0] == name}
         _compare(stored, _leaves({name: target}), step)
-        return self._read(step, {name: target})[name]
+        return self._read(step, _placed({name: target}))[name]
 
     def recipe(self, step: int | None = None) -> str:
         """Return the recipe that a step (the latest) was saved with, as JSON."""
@@ -233,18 +241,14 @@ class Checkpoints:
 
     def _meta(self, step: int) -> dict[str, Any]:
         meta = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
-        if meta["format"] != FORMAT:
-            raise Unusable(f"checkpoint {step} has format {meta['format']}, this version reads format {FORMAT}")
+        if meta["format"] not in (*STATES, FORMAT):
+            known = f"formats {min(STATES)} to {FORMAT}"
+            raise Unusable(f"checkpoint {step} has format {meta['format']}, this version reads {known}")
         return meta
 
     def _read(self, step: int, target: Any) -> Any:
-        import jax
         import orbax.checkpoint as ocp
 
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), target
-        )
         args = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -295,6 +299,16 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 def _is_stray(path: Path) -> bool:
     return not any(inner.is_file() for inner in path.rglob("*"))
+
+
+def _placed(target: Any) -> Any:
+    """Return the target with a sharding on every leaf: the first device where it says none."""
+    import jax
+
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), target
+    )
 
 
 def _leaves(tree: Any) -> dict[str, str]:

@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LONGEST = 1 << 20  # characters of a configuration
@@ -103,8 +103,11 @@ def _encode(value: Any, path: str) -> Any:
     raise ConfigError(f"{path}: cannot write {type(value).__name__} {value!r} as JSON")
 
 
-def from_json(text: str, kinds: Mapping[str, type]) -> Any:
-    """Rebuild a dataclass tree; whatever `to_json` would not have written is a ConfigError."""
+def from_json(text: str, kinds: Mapping[str, type], migrate: Callable[[Any], Any] = lambda data: data) -> Any:
+    """Rebuild a dataclass tree; whatever `to_json` would not have written is a ConfigError.
+
+    `migrate` puts what an older version wrote, as JSON gives it, into the words of today.
+    """
     if len(text) > LONGEST:
         raise ConfigError(f"{len(text)} characters are more than any configuration has")
     try:
@@ -115,7 +118,7 @@ def from_json(text: str, kinds: Mapping[str, type]) -> Any:
         raise ConfigError(f"not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"a configuration is a JSON object, not {type(data).__name__}")
-    return _decode(data, kinds, "recipe", 1)
+    return _decode(migrate(data), kinds, "recipe", 1)
 
 
 def _refuse_number(digits: str) -> Any:
@@ -193,10 +196,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def renewed(text: str, kinds: Mapping[str, type]) -> str:
+def kinds_of(config: Any) -> dict[str, type]:
+    """Return the classes of a dataclass tree by their names."""
+    if isinstance(config, tuple | list):
+        return {name: kind for value in config for name, kind in kinds_of(value).items()}
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return {}
+    return {
+        type(config).__name__: type(config),
+        **kinds_of([getattr(config, f.name) for f in dataclasses.fields(config)]),
+    }
+
+
+def renewed(text: str, kinds: Mapping[str, type], migrate: Callable[[Any], Any] = lambda data: data) -> str:
     """Return a configuration's JSON as it is written today: fields that came later at their defaults, new spellings.
 
-    What is of no known kind, such as a task, stays as it is.
+    What is of no known kind, such as a task, stays as it is. `migrate` as for `from_json`.
     """
 
     def renew(data: Any) -> Any:
@@ -220,7 +235,7 @@ def renewed(text: str, kinds: Mapping[str, type]) -> str:
             return all(map(known, data))
         return not isinstance(data, dict) or (data.get("kind") in kinds and all(map(known, data.values())))
 
-    return json.dumps(renew(json.loads(text)), indent=1)
+    return json.dumps(renew(migrate(json.loads(text))), indent=1)
 
 
 class Difference(typing.NamedTuple):

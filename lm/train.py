@@ -28,7 +28,7 @@ from lm.report.folder import RunFolder
 from lm.report.journal import Journal
 from lm.start import starting_weights
 from lm.step import DATA, EVALUATE, MODEL, bad_rows, init_state, make_step, purpose, repeat, weights
-from lm.strict import to_json
+from lm.strict import kinds_of, to_json
 from lm.transforms import Average, Stage, ema, grow, make_transform, settle, stages_from, stages_of, wrap_all
 from lm.transforms.statistics import calibrate, has_statistics
 from lm.types import Batch, Evaluation, Metrics, Net, Objective, Params, Source, TrainState
@@ -217,7 +217,7 @@ def fit(
     with Watchdog(patience or Patience()) as watchdog, folder as mine, Interrupt(watchdog) as interrupt:
         watchdog.folder = mine
         if mine is not None:
-            mine.check_recipe(to_json(recipe), allow_change)
+            mine.check_recipe(to_json(recipe), allow_change, kinds_of(recipe))
         log = print if mine is None else mine.log
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", keep=recipe.train.keep, log=log)
         with contextlib.closing(checkpoints):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm.config import Recipe
 from lm.exits import Unusable, UserError
+from lm.migrations import recipe_of_today
 from lm.strict import ConfigError, from_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def read_recipe(workdir: Path) -> Recipe:
     if not path.is_file():
         raise UserError(f"no run in {workdir}: {path.name} is missing")
     try:
-        recipe = from_json(path.read_text(encoding="utf-8"), KINDS)
+        recipe = from_json(path.read_text(encoding="utf-8"), KINDS, recipe_of_today)
         if not isinstance(recipe, Recipe):
             raise ConfigError(f"it holds a {type(recipe).__name__}, not a Recipe")
     except ValueError as error:  # a ConfigError, or bytes that are no UTF-8

@@ -1,6 +1,7 @@
 """Laws of checkpoints: what comes back is what was saved, or a step before it, or a sentence."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,10 +18,16 @@ import pytest
 
 import lm.checkpoint
 from lm.checkpoint import MANIFEST, UNGUARDED, Checkpoints
+from lm.config import Guard, NextTokenLoss, Tempered
 from lm.exits import Unusable, UserError
+from lm.migrations import FORMAT, recipe_of_today
+from lm.strict import from_json, to_json
+from lm.train import fit
 from lm.types import TrainState
+from tasks.registry import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def make_state(step: int, average: bool = False) -> TrainState:
@@ -190,10 +197,31 @@ def test_another_tree_shape_or_type_is_refused(saved, change, words):
 
 def test_a_format_of_another_version_is_refused(copy):
     meta = copy / "2" / "meta" / "metadata"
-    meta.write_text(meta.read_text().replace('"format": 1', '"format": 99'))
+    meta.write_text(meta.read_text().replace('"format": 2', '"format": 99'))
     lm.checkpoint.seal(copy / "2")
-    with pytest.raises(Unusable, match="checkpoint 2 has format 99, this version reads format 1"):
+    with pytest.raises(Unusable, match="checkpoint 2 has format 99, this version reads formats 1 to 2"):
         Checkpoints(copy).restore(abstract(make_state(2)))
+
+
+def test_a_run_of_format_1_is_evaluated_and_goes_on(tmp_path, call):
+    """The folder was written before states had a guard, when recipes named their objective by a word."""
+    folder = Path(shutil.copytree(FIXTURES / "format_1", tmp_path / "run"))
+    recipe = from_json((folder / "recipe.json").read_text(), KINDS, recipe_of_today)
+    assert recipe.objective == NextTokenLoss() and recipe.train.guard == Guard()
+    code, out, _ = call("evaluate", f"--workdir {folder}")
+    assert code == 0 and json.loads(out)["step"] == 5
+    result = fit(recipe, folder, resume="must", quiet=True)
+    assert (int(result.state.guard.seen), int(result.state.guard.skipped)) == (5, 0)
+    norm = float(optax.tree.norm(result.params))  # the other figures are of the version that wrote the folder
+    np.testing.assert_allclose((result.summary["loss"], norm), (1.3345083, 5.0761867), rtol=1e-4)
+    assert Checkpoints(folder / "checkpoints")._meta(10)["format"] == FORMAT
+    assert from_json((folder / "recipe.json").read_text(), KINDS) == recipe
+
+
+def test_a_recipe_of_format_1_that_gives_a_bare_length():
+    recipe = from_json((FIXTURES / "tempered.json").read_text(), KINDS, recipe_of_today)
+    assert recipe.model.tempered == Tempered(length=16)
+    assert from_json(to_json(recipe), KINDS) == recipe
 
 
 def test_a_failed_background_save_surfaces_and_harms_nothing(copy, monkeypatch):

@@ -16,7 +16,19 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 STOREYS = (
     {"strict", "types", "model_config", "config", "exits", "job", "doctor", "flops", "collectives"},
     {"models", "mesh", "rollcall", "processes"},
-    {"transforms", "losses", "optim", "data", "checkpoint", "selection", "report", "watchdog", "interrupt", "guard"},
+    {
+        "transforms",
+        "losses",
+        "optim",
+        "data",
+        "checkpoint",
+        "selection",
+        "report",
+        "watchdog",
+        "interrupt",
+        "guard",
+        "migrations",
+    },
     {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},
     {"sweep", "trained", "look"},
 )

@@ -91,7 +91,8 @@ def test_the_stamp_says_where_a_run_comes_from(tmp_path):
     stamp = json.loads((tmp_path / "stamp.json").read_text())
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert stamp["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
-    assert stamp["seed"] == 2 and [sorted(start) for start in stamp["earlier"]] == [["argv", "commit", "date", "dirty"]]
+    kept = ["argv", "changed", "commit", "date", "dirty"]
+    assert stamp["seed"] == 2 and [sorted(start) for start in stamp["earlier"]] == [kept]
     assert stamp["argv"] == sys.argv and stamp["devices"]["platform"] == "cpu" and "jax" in stamp["versions"]
 
 

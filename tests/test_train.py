@@ -134,6 +134,15 @@ def test_a_folder_refuses_another_recipe_and_names_the_field(tmp_path):
         fit(wider, tmp_path, quiet=True)
     seldom = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, log_every=2))
     assert fit(seldom, tmp_path, until=4, quiet=True).step == 4
+    later = dataclasses.replace(seldom, optimizer=dataclasses.replace(RECIPE.optimizer, learning_rate=1e-3))
+    for allowed in ((), ("optimizer.learn",), ("model", "train")):
+        with pytest.raises(UserError, match=r"optimizer.learning_rate was 0.01, now 0.001"):
+            fit(later, tmp_path, allow_change=allowed, quiet=True)
+    for until, allowed in ((5, ("optimizer.learning_rate",)), (6, ())):  # allowed once, it is the run's recipe
+        fit(later, tmp_path, until=until, allow_change=allowed, quiet=True)
+    stamp = json.loads((tmp_path / "stamp.json").read_text())
+    change = {"field": "optimizer.learning_rate", "was": 0.01, "now": 0.001}
+    assert [start["changed"] for start in (*stamp["earlier"], stamp)] == [[], [], [change], []]
 
 
 def test_a_recipe_that_makes_no_run_leaves_the_folder_free(tmp_path):

@@ -21,12 +21,14 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lm.config import KINDS
 from lm.exits import ExitError, Unusable, UserError
+from lm.migrations import recipe_of_today
 from lm.strict import differences, renewed, require_choice
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
@@ -61,6 +63,7 @@ class RunFolder:
         self.folder = Path(workdir)
         self._resume = resume
         self._lock: Any = None
+        self._changed: list[dict[str, Any]] = []
 
     def __enter__(self) -> RunFolder:
         try:
@@ -100,35 +103,45 @@ class RunFolder:
             raise Unusable(f"{path} is damaged ({error}); each checkpoint has a copy in meta/metadata") from None
         return text
 
-    def check_recipe(self, json_text: str, allow_change: tuple[str, ...] = ()) -> None:
+    def check_recipe(
+        self, json_text: str, allow_change: tuple[str, ...] = (), kinds: Mapping[str, type] = KINDS
+    ) -> None:
         """Raise UserError where the folder holds a run of a recipe that computes something else.
 
-        `allow_change` names fields (dotted) that may differ beside those that decide only where and how often.
+        `allow_change` names fields (dotted) or groups of them that may differ beside those that decide only where and
+        how often; stamp.json will name those that do. `kinds` are the classes of the recipe.
         """
         old = self.read_recipe()
-        changed = [] if old is None else differences(renewed(old, KINDS), json_text)
-        refused = [d for d in changed if not d.path.startswith((*FREE, *allow_change))]
+        changed = [] if old is None else differences(renewed(old, kinds, recipe_of_today), json_text)
+        changed = [d for d in changed if not d.path.startswith(FREE)]
+        allowed = [d for d in changed if any(f"{d.path}.".startswith(f"{name}.") for name in allow_change)]
+        refused = [d for d in changed if d not in allowed]
         if refused:
             shown = "; ".join(f"{d.path} was {d.old}, now {d.new}" for d in refused[:5])
             raise UserError(
                 f"{self.path('.')} holds a run of another recipe ({shown}); take another folder or allow the change"
             )
+        self._changed = [{"field": d.path, "was": d.old, "now": d.new} for d in allowed]
 
     def write_recipe(self, json_text: str) -> None:
         """Write recipe.json."""
         self.write("recipe.json", json_text)
 
     def stamp(self, facts: dict[str, Any]) -> None:
-        """Write stamp.json: facts (seed, data), commit, versions, devices, arguments, and the starts before."""
+        """Write stamp.json: facts (seed, data), commit, versions, devices, arguments, and the starts before.
+
+        Each start names what it was allowed to change of the recipe.
+        """
         path = self.path("stamp.json")
         earlier = []
         if path.exists():
             try:
                 last = json.loads(path.read_text(encoding="utf-8"))
-                earlier = [*last["earlier"], {name: last[name] for name in ("date", "commit", "dirty", "argv")}]
+                start = {name: last[name] for name in ("date", "commit", "dirty", "argv")}
+                earlier = [*last["earlier"], start | {name: last[name] for name in ("changed",) if name in last}]
             except (ValueError, TypeError, KeyError) as error:
                 raise Unusable(f"{path} is damaged ({error}); delete it to go on without the starts before") from None
-        self.write_json("stamp.json", {**provenance(), **facts, "earlier": earlier})
+        self.write_json("stamp.json", {**provenance(), **facts, "changed": self._changed, "earlier": earlier})
 
     def status(self, state: str, **facts: Any) -> None:
         """Write status.json: running, done, preempted, diverged, unusable or failed, when, and the facts."""
