@@ -73,7 +73,7 @@ def play(sights, limits, state=State()):  # noqa: B008 (frozen)
         now = max(now + 15.0, state.after)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(SIGHTS, LIMITS)
 def test_whatever_the_cloud_shows_budgets_hold_and_no_second_node_is_created(sights, limits):
     for before, seen, state, action in play(sights, limits):
@@ -187,6 +187,35 @@ def test_processes_here_end_together_with_the_right_code(roles, hit, number, fla
     assert len(pids(tmp_path)) == 2 and not (number and pids(tmp_path, attempt=1))
     for path in tmp_path.glob("*-*"):
         assert not Path(f"/proc/{path.read_text()}").exists()
+
+
+def test_a_preempted_run_of_two_processes_goes_on_by_itself(tmp_path):
+    """One process is told to stop, both save the same step, and the launcher starts them again from there."""
+    tiny = "--task.length 16 --model.width 16 --train.batch_size 4 --train.log_every 5 --train.save_every 100000"
+    words = f"flip_flop_cpu {tiny} --train.steps 40 --mesh.data 2 --workdir {tmp_path} --quiet"
+    train = [sys.executable, "scripts/train.py", *words.split()]
+    command = [sys.executable, "tpu/launch.py", "--local", "2", "--restarts", "1", "--", *train]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    launcher = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 60
+        while not metrics.exists() or not metrics.read_text():
+            assert time.monotonic() < deadline and launcher.poll() is None, launcher.stderr.read()
+            time.sleep(0.02)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGTERM)
+        out, said = launcher.communicate(timeout=90)
+    finally:
+        launcher.terminate()  # which ends its processes too, where something above went wrong
+        launcher.wait(timeout=30)
+    assert launcher.returncode == 0, said
+    assert said.count("ended with code 75") == 3  # of each process, and of the attempt
+    assert out.count('"recipe"') == 1
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [*range(5, 41, 5), 40]  # none twice and none left out; the last is the evaluation's
 
 
 COMMAND = ("python", "scripts/train.py", "flip_flop_cpu", "--task.name", "it's $HOME")
