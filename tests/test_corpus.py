@@ -70,6 +70,9 @@ def test_a_batch_is_a_function_of_the_step(built):
     corpus, again = (Corpus(built, "train", BATCH, seed=3) for _ in range(2))
     forward = [rows(corpus.at(step)) for step in range(60)]
     assert [rows(again.at(step)) for step in reversed(range(60))] == forward[::-1]
+    windows = {number: row for step in range(60) for number, row in zip(corpus.ids(step), forward[step], strict=True)}
+    assert all([windows[number] for number in corpus.ids(step)] == forward[step] for step in range(60))
+    assert len(set(windows.values())) == len(windows) == corpus.size
     batch = corpus.at(np.int32(5))
     assert rows(batch) == forward[5]
     assert {f: (getattr(batch, f).shape, getattr(batch, f).dtype.name) for f in FIELDS} == {

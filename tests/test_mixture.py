@@ -22,6 +22,9 @@ class Stream:
         row = np.array([[self.mark, number]])
         return Example(row, row, row.astype(np.float32), row, {}, row)
 
+    def ids(self, number):
+        return [number]
+
 
 def mixture(phases=PHASES, steps=40, batch_size=6, names="abc"):
     return Mixture({name: Stream(i) for i, name in enumerate(names)}, phases, batch_size, steps)
@@ -59,6 +62,12 @@ def test_a_batch_is_a_function_of_the_step_alone():
     for step in (-1, 40):
         with pytest.raises(IndexError, match=f"step {step} is none of the 40"):
             mixed.at(step)
+
+
+def test_an_example_is_called_by_its_source_and_its_name_there():
+    mixed = mixture()
+    for step in (0, 17, 39):
+        assert mixed.ids(step) == [f"{'abc'[mark]} {number}" for mark, number in mixed.at(step).inputs]
 
 
 def test_phases_share_the_steps_and_survive_json():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.data import Corpus, Document, build_corpus
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
 from lm.models import build
@@ -125,6 +126,50 @@ def test_stopping_anywhere_and_going_on_equals_never_stopping(task, tmp_path):
         assert again.summary[name] == stopped.summary[name], name
     rows = [json.loads(line) for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [3, 5, 7, 10]
+
+
+def small_corpus(folder):
+    documents = [Document([number % 5] * 13, [1.0] * 13) for number in range(23)]
+    build_corpus(folder, "small", {"train": lambda: documents}, 16, {})
+    return Corpus(folder, "train", RECIPE.train.batch_size, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "corpus"])
+def test_every_step_has_its_examples_wherever_a_run_was_stopped(kind, tmp_path):
+    corpus = small_corpus(tmp_path / "small") if kind == "corpus" else None
+    assert corpus is None or corpus.size < 3 * RECIPE.train.batch_size, "an epoch ends within the run"
+    taken = {}
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(FlipFlop):
+        def source(self, recipe, folder):
+            source = super().source(recipe, folder)
+
+            def draw(key, step):
+                batch = source.draw(key, step)
+                jax.debug.callback(lambda step, rows: taken.update({int(step): rows.tolist()}), step, batch.inputs)
+                return batch
+
+            def at(step):
+                taken[step] = corpus.ids(step)
+                return corpus.at(step)
+
+            return source._replace(draw=draw) if corpus is None else source._replace(draw=None, at=at)
+
+    def steps(folder, until):
+        fit(dataclasses.replace(RECIPE, task=Watched(length=16)), tmp_path / folder, until=until, quiet=True)
+        jax.effects_barrier()
+        return dict(taken)
+
+    straight = steps("straight", 9)
+    assert sorted(straight) == [*range(9)]
+    start = 0
+    for until in (3, 9) if corpus is None else (1, 4, 6, 9):
+        taken.clear()
+        now = steps("stopped", until)
+        first = {} if corpus is None or start == 0 else {0: straight[0]}  # the shapes are those of batch 0
+        assert now == first | {step: straight[step] for step in range(start, until)}
+        start = until
 
 
 def test_a_folder_refuses_another_recipe_and_names_the_field(tmp_path):

@@ -91,11 +91,18 @@ class Corpus:
         windows = grain.MapDataset.source(builder.as_data_source(split))
         self.size = len(windows)
         # `seed` hashes the seed, `shuffle` adds the epoch to it: neighbouring seeds share no epoch.
-        self._batches = windows.seed(seed).shuffle().repeat().batch(batch_size)
+        self._batches, self._ids = (
+            each.seed(seed).shuffle().repeat().batch(batch_size)
+            for each in (windows, grain.MapDataset.range(self.size))
+        )
 
     def at(self, step: int) -> Example:
         """Return the global batch of a step: NumPy arrays [B, L] of `packing.FIELDS`."""
         return Example(**self._batches[int(step)], info={})
+
+    def ids(self, step: int) -> list[int]:
+        """Return which windows of the split the batch of a step holds."""
+        return self._ids[int(step)].tolist()
 
 
 def _write_records(folder: Path, name: str, splits: Splits, length: int) -> dict[str, dict[str, Any]]:

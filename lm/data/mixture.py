@@ -28,6 +28,8 @@ class Stream(Protocol):
 
     def at(self, step: int) -> Example: ...
 
+    def ids(self, step: int) -> list[int]: ...
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -97,10 +99,15 @@ class Mixture:
 
     def at(self, step: int) -> Example:
         """Return the batch of a step, NumPy arrays [B, ...]; IndexError behind the last step."""
+        rows = [self.sources[name].at(number) for name, number in self._rows(step)]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+    def ids(self, step: int) -> list[str]:
+        """Return the source of each example of a step, and what it calls it: `text 17`."""
+        return [f"{name} {self.sources[name].ids(number)[0]}" for name, number in self._rows(step)]
+
+    def _rows(self, step: int) -> list[tuple[str, int]]:
         place = slice(int(step) * self.batch_size, (int(step) + 1) * self.batch_size)
         if not 0 <= place.start < len(self._source):
             raise IndexError(f"step {step} is none of the {len(self._source) // self.batch_size} of the mixture")
-        rows = [
-            self.sources[self.names[s]].at(n) for s, n in zip(self._source[place], self._number[place], strict=True)
-        ]
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+        return [(self.names[s], int(n)) for s, n in zip(self._source[place], self._number[place], strict=True)]

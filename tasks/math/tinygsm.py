@@ -145,7 +145,7 @@ class TinyGSM(Task):
 
         facts = {"corpus": corpus.facts, "mixture": built.facts, "windows": corpus.size}
         ask = partial(prompt, built.codec, is_program=programs)
-        return Source(draw=None, at=corpus.at, evaluate=evaluate, facts=facts, codec=built.codec, prompt=ask)
+        return Source(None, corpus.at, evaluate, facts, built.codec, prompt=ask, ids=corpus.ids)
 
     def _questions(self, data: MathData) -> list[Asked]:
         splits = held_out(data, self.settings, self.test_count, self.splits)

@@ -71,7 +71,7 @@ class Verifier(Task):
             return selection(judge(net, params, judged))
 
         facts = {"corpus": corpus.facts, "windows": corpus.size}
-        return Source(draw=None, at=lambda step: labelled(corpus.at(step)), evaluate=evaluate, facts=facts)
+        return Source(None, lambda step: labelled(corpus.at(step)), evaluate, facts, ids=corpus.ids)
 
     def test_example(self, key: Key, index: Array, size: Array) -> Example:
         raise UserError("a verifier judges programs and writes none; sample from its generator")

@@ -110,7 +110,11 @@ class Stem(Task):
             return answered._replace(metrics=found | answered.metrics)
 
         facts = facts | {"windows": {name: corpus.size for name, corpus in corpora.items()}, "taken": mixture.counts()}
-        return Source(None, mixture.at, evaluate, facts, codec, prompt=lambda text: [codec.bos, *codec.encode(text)])
+
+        def ask(text: str) -> list[int]:
+            return [codec.bos, *codec.encode(text)]
+
+        return Source(None, mixture.at, evaluate, facts, codec, prompt=ask, ids=mixture.ids)
 
     def _questions(self, data: StemData) -> list[Asked]:
         splits = held_out(MathData(seed=data.seed), self.generator.settings, self.generator.test_count)

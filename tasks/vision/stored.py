@@ -101,6 +101,7 @@ class Stored(Images):
             evaluate=partial(self._examine, test),
             facts={"train": train.facts, "test": test.facts},
             augment=self.finish,
+            ids=lambda step: chosen_N[order(step)].tolist(),
         )
 
     def finish(self, key: Key, batch: Batch) -> Batch:
