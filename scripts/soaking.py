@@ -8,6 +8,7 @@ goes into steps and not into imports; those of several processes go through tpu/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -47,8 +48,8 @@ EARLY, START_UP = 0.2, 4.0  # share of the kills that may fall before the first 
 POLITE = 0.15  # share of requests to stop
 WINDOW = 0.8  # seconds behind the first save in which a kill falls
 COUNTED = (
-    *("starts", "kills", "stops", "chains", "hung", "codes_differing", "began_elsewhere", "damaged", "unfinished"),
-    *("unreadable", "examples_differing", "rows_differing", "bits_differing", "lost_to_stops"),
+    *("starts", "kills", "stops", "chains", "stuck", "hung", "codes_differing", "began_elsewhere", "damaged"),
+    *("unfinished", "unreadable", "examples_differing", "rows_differing", "bits_differing", "lost_to_stops"),
 )
 
 
@@ -91,6 +92,7 @@ CLAIMS = (
     promised("Steps lost to requests to stop (SIGTERM)", "lost_to_stops"),
     promised("Ends with another exit code than 75 (stopped) or that of the kill", "codes_differing"),
     promised("Starts that neither stepped nor ended in time", "hung"),
+    promised("Runs that did not come to their end", "stuck"),
     promised("Steps whose examples differed in some start, process or layout", "examples_differing"),
     promised(
         "Killed runs on one layout whose final weights differ in a bit from the uninterrupted run's", "bits_differing"
@@ -187,11 +189,15 @@ class Start:
         """Send a signal: a kill to all processes of the start, a request to stop to the one that was started."""
         if self.code() is None:
             whole = isinstance(self.process, subprocess.Popen) and number == signal.SIGKILL
-            (os.killpg if whole else os.kill)(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends by itself just now
+                (os.killpg if whole else os.kill)(self.process.pid, number)
 
     def code(self) -> int | None:
-        """Return the exit code, minus the signal where one ended it, or None while it runs."""
-        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+        """Return the exit code, minus the signal where one ended it, or None while one of its processes runs."""
+        if not isinstance(self.process, subprocess.Popen):
+            return self.process.exitcode
+        code = self.process.poll()
+        return None if code is None or is_alive(self.process.pid) else code
 
     def wait(self, seconds: float, until_saving: bool = False) -> bool:
         """Wait for its end, or until its first checkpoint is begun; return whether that came in time."""
@@ -201,6 +207,16 @@ class Start:
                 return False
             time.sleep(0.02)
         return True
+
+
+def is_alive(group: int) -> bool:
+    """Say whether a process of this group is left: a kill is sent to all at once, and they end one by one."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 @dataclasses.dataclass
@@ -332,7 +348,13 @@ def soak(workdir: Path, minutes: float, seed: int) -> dict[str, float]:
         for _ in range(most):
             if time.monotonic() < deadline:
                 chain.kill(rng.choice(names), rng)
-        compare(chain.finish(one), straight[one], record, moved=len(names) > 1)
+        try:
+            end = chain.finish(one)
+        except Unusable as error:
+            print(error, file=sys.stderr)
+            record.counts["stuck"] += 1
+            continue
+        compare(end, straight[one], record, moved=len(names) > 1)
         shutil.rmtree(chain.folder)
         record.counts["chains"] += 1
     return record.figures()
