@@ -126,6 +126,18 @@ def test_hopeless_codes_are_not_tried_again(code):
     assert state.failures == state.restarts == 0
 
 
+def test_a_preemption_that_is_seen_twice_is_counted_once():
+    """The program saves and ends with 75, then the node goes; the next one may be lost before anything starts."""
+    state, now = State("running", ours=True, exists=True), 0.0
+    lost = [Seen("ready", (75, 75)), Seen("preempted"), Seen("absent"), Seen("ready"), Seen("preempted")]
+    did = []
+    for seen in lost:
+        now = max(now, state.after) + 1
+        state, action = step(state, seen, now, Limits())
+        did.append((action, state.restarts))
+    assert did == [("wait", 1), ("delete", 1), ("create", 1), ("setup", 1), ("delete", 2)]
+
+
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path

@@ -143,8 +143,9 @@ def _restart(state: State, reason: str, now: float, limits: Limits, phase: Phase
 
 def _lost(state: State, reason: str, now: float, limits: Limits) -> tuple[State, Action]:
     """A preempted node stays in the list and takes quota: it is deleted before the next one is created."""
-    doomed = state.restarts >= limits.restarts
-    spent = min(state.restarts + 1, limits.restarts)
+    told = state.phase == "ready" and state.code == PREEMPTED  # the program has saved: this preemption is counted
+    doomed = not told and state.restarts >= limits.restarts
+    spent = state.restarts + (not told and not doomed)
     changes = {"restarts": spent, "doomed": doomed, "code": PREEMPTED, "reason": reason, "after": 0.0, "asked": None}
     return _enter(state, "preempted", now, **changes), "delete" if state.exists else "wait"
 
@@ -164,7 +165,7 @@ def _absent(state: State, seen: Seen, now: float, limits: Limits) -> tuple[State
         return _end(state, state.reason, state.code or 1)
     if seen.node == "absent":
         asked = now if state.asked is None else state.asked
-        return _enter(state, "creating", now, ours=True, exists=True, asked=asked), "create"
+        return _enter(state, "creating", now, ours=True, exists=True, asked=asked, code=None), "create"
     if not state.ours:
         return _end(state, "a node of this name was there before; take another name or delete it", 2)
     if now - state.since > limits.pending:
