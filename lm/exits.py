@@ -24,7 +24,7 @@ from lm.strict import ConfigError
 
 # What a system says of a disk that is full, over quota, read-only or broken, or of a file that may not grow.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
-LINGER = 4.0  # seconds that the coordinator stays so that the others read what has failed
+LINGER = 5.0  # seconds that the coordinator stays so that the others read what has failed
 
 
 class ExitError(Exception):

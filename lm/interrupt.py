@@ -26,7 +26,7 @@ from lm.job import Patience
 from lm.processes import fresh, post, posted
 from lm.watchdog import Watchdog
 
-POLL = 0.2  # seconds between two looks at what the other processes ask for
+POLL = 0.5  # seconds between two looks at what the other processes ask for
 STOPPED = "stopped by a signal; what was saved stands, and the same command goes on from there"
 CURRENT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)
 

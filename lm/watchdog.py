@@ -32,8 +32,9 @@ from lm.exits import Preempted
 from lm.job import Patience
 from lm.processes import fresh, post, posted
 from lm.report.folder import RunFolder
+from lm.rollcall import numbers
 
-PERIOD = 0.5  # seconds between two looks
+PERIOD = 1.0  # seconds between two looks
 ASLEEP = 10.0  # seconds between two looks after which this process itself was stopped, as by Ctrl-Z
 GRACE = 2.0  # seconds that a process has to find out by itself what another one failed of
 LAST_WORDS = 20.0  # seconds to write them; the disk may be what hangs
@@ -143,7 +144,8 @@ class Company:
     def __init__(self, silence: float):
         self._silence = silence
         self._folder, self._count = fresh("company"), 0
-        self._heard: dict[int, tuple[str, float]] = {}
+        now = time.monotonic()
+        self._heard = {index: ("", now) for index in range(jax.process_count())}  # the last pulse, and when it came
         self._failure = math.inf  # when one was first read
 
     def report(self, reason: str) -> None:
@@ -166,8 +168,7 @@ class Company:
         except jax.errors.JaxRuntimeError as error:
             return f"the coordinator in process 0 is gone ({str(error).splitlines()[0]})"
         for index, pulse in pulses.items():
-            if self._heard.get(index, ("", now))[0] != pulse:
+            if self._heard[index][0] != pulse:
                 self._heard[index] = (pulse, now)
-            elif now - self._heard[index][1] > self._silence:
-                return f"process {index} has said nothing for {self._silence:g} s"
-        return None
+        silent = [index for index, (_, since) in self._heard.items() if now - since > self._silence]
+        return f"{numbers(silent)} said nothing for {self._silence:g} s" if me == 0 and silent else None
