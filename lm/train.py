@@ -20,6 +20,7 @@ from lm.guard import Exhausted, last_good, make_guard, moved_on
 from lm.interrupt import Interrupt
 from lm.job import Patience
 from lm.losses import augmented, make_objective
+from lm.memory import explained
 from lm.mesh import check_layout, make_mesh, offloaded, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
@@ -225,7 +226,8 @@ def fit(
             checkpoints.ready()
             journal = Journal(mine, recipe, found or 0, quiet)
             with contextlib.closing(journal):
-                run, state = climb(recipe, Path(workdir), found, initial, last, checkpoints, journal, interrupt)
+                with explained(recipe):
+                    run, state = climb(recipe, Path(workdir), found, initial, last, checkpoints, journal, interrupt)
                 evaluation = None
                 if last == recipe.train.steps:
                     evaluation = evaluate_run(run, recipe, state, interrupt)

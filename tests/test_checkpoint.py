@@ -243,11 +243,11 @@ def test_a_failed_background_save_surfaces_and_harms_nothing(copy, monkeypatch):
     checkpoints.close()
 
 
-def run_child(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
+def run_child(code: str, *arguments: str, stderr: int | None = None, **environment: str) -> subprocess.Popen:
     code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n{code}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_checkpoint import assert_same
+from test_checkpoint import assert_same, run_child
 
 from lm.checkpoint import Checkpoints
 from lm.config import Guard, MLPConfig, OptimizerConfig, Recipe, TrainConfig
@@ -237,3 +237,39 @@ def test_members_of_a_sweep_skip_as_their_single_runs_do(tmp_path):
     assert [int(member.state.guard.skipped) for member in sweep.members] == [1, 1]
     for a, b in zip(*map(jax.tree.leaves, (sweep.members[0].state.params, single.state.params)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+TWO = """
+from pathlib import Path
+import jax
+jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]), initialization_timeout=60)
+from lm.exits import main_guard
+from lm.train import fit
+from test_guard import Guard, Sums, recipe
+
+folder = Path(sys.argv[1])
+assert jax.device_count() == 2
+state = fit(recipe(Sums(bad=(4,), only_process=1)), folder / "once", until=7, quiet=True).state
+kernels = [x.addressable_data(0).tolist() for x in jax.tree.leaves(state.params)]
+print(int(state.guard.skipped), int(state.guard.seen), hash(str(kernels)), flush=True)
+spent = recipe(Sums(bad=(2, 3, 4), only_process=1), Guard(budget=2))
+sys.argv[1:] = []
+main_guard(lambda argv: fit(spent, folder / "spent", quiet=True))
+"""
+
+
+def test_two_processes_decide_alike_where_the_data_of_one_are_bad(tmp_path, address):
+    again = {"PYTHONHASHSEED": "0", "JAX_NUM_CPU_DEVICES": "1"}
+    children = [run_child(TWO, str(tmp_path), address, str(rank), **again) for rank in range(2)]
+    try:
+        said = [child.communicate(timeout=150)[0].splitlines()[-1] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [3, 3]
+    assert said[0].startswith("1 6 ") and said[0] == said[1]
+    assert (
+        f"step 5 was not taken (1 so far): batch 4, rows {BAD_ROW}, examples {400 + BAD_ROW}"
+        in (tmp_path / "once" / "log.txt").read_text()
+    )
+    assert Checkpoints(tmp_path / "spent" / "checkpoints").latest() == 2

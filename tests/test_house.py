@@ -28,6 +28,7 @@ STOREYS = (
         "interrupt",
         "guard",
         "migrations",
+        "memory",
     },
     {"interop", "start", "step", "train", "observe", "probe", "evaluate", "decode", "candidates"},
     {"sweep", "trained", "look"},

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import re
 import signal
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_checkpoint import run_child
 
 from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.data import Corpus, Document, build_corpus
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
+from lm.memory import explained, shortage
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.step import init_state, make_step, repeat
@@ -205,6 +209,42 @@ def test_without_a_guard_divergence_ends_the_run(tmp_path):
     )
     with pytest.raises(Diverged, match="the loss is"):
         fit(wild, tmp_path, quiet=True)
+
+
+TIGHT = """
+import resource, sys
+from pathlib import Path
+import jax
+from lm.exits import main_guard
+from lm.train import fit, prepare
+from test_train import RECIPE, dataclasses
+
+train = dataclasses.replace(RECIPE.train, batch_size=2**23, steps_per_dispatch=1)
+wide = dataclasses.replace(RECIPE, train=train)
+def main(argv):
+    jax.block_until_ready(prepare(RECIPE, Path(argv[0])).init(None))  # threads and code before the limit
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
+    fit(wide, argv[0], until=1, quiet=True)
+main_guard(main)
+"""
+
+
+def test_too_little_memory_is_one_line_with_the_numbers_and_the_knobs(tmp_path):
+    child = run_child(TIGHT, str(tmp_path), stderr=subprocess.PIPE)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == UserError.code and said.count("\n") == 1, said
+    numbers = r"error: out of memory: [\d.]+ GiB more asked for, a device has [\d.]+ GiB in all; "
+    ways = "try, in this order: --train.accumulate 2, then --model.remat full, then more devices .*mesh.fsdp, now 1"
+    assert re.match(numbers + ways, said), said
+
+
+def test_the_numbers_of_the_compiler_are_read_too():
+    said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 21.95G of 512.00M hbm."
+    assert shortage(said, 7.0).endswith("needs 21.95 GiB of the 0.50 GiB of a device")
+    assert shortage("RESOURCE_EXHAUSTED: too many", 7.0).endswith("more asked for, a device has 7.00 GiB in all")
+    with pytest.raises(jax.errors.JaxRuntimeError), explained(RECIPE):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_a_signal_saves_and_the_run_goes_on(tmp_path):

@@ -1,0 +1,65 @@
+"""What to do where memory is too small: one sentence with the numbers, and the knobs in the order to turn them.
+
+with explained(recipe):
+    state, metrics = stretch(state, batch, count)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+from collections.abc import Iterator
+
+import jax
+
+from lm.config import Recipe
+from lm.exits import UserError
+
+# As the runtime says it (CPU, GPU), and as the TPU compiler does.
+BYTES = re.compile(r"[Oo]ut of memory (?:while trying to allocate|allocating) (\d+) ?bytes")
+COMPILED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+GIB = 2**30
+UNITS = {"K": 2**10 / GIB, "M": 2**20 / GIB, "G": 1.0, "T": 2.0**10}
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """Raise UserError in place of an allocation that fails within the context."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"{shortage(str(error), limit())}; {knobs(recipe)}") from error
+
+
+def shortage(said: str, limit: float) -> str:
+    """Return how much memory was asked for, and of how much: from the error's own words where they tell both."""
+    if found := COMPILED.search(said):
+        needed, there = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
+        return f"out of memory: the program needs {needed:.2f} GiB of the {there:.2f} GiB of a device"
+    asked = f"{int(found[1]) / GIB:.2f} GiB more" if (found := BYTES.search(said)) else "more"
+    return f"out of memory: {asked} asked for, a device has {limit:.2f} GiB in all"
+
+
+def limit() -> float:
+    """Return the memory of a device in GiB: its own, or on CPU what this process may use."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] / GIB
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (here if allowed == resource.RLIM_INFINITY else min(here, allowed)) / GIB
+
+
+def knobs(recipe: Recipe) -> str:
+    """Return what a recipe may change to need less, what costs least first."""
+    train, model = recipe.train, recipe.model
+    parts = next((n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % n == 0), None)
+    ways = [] if parts is None else [f"--train.accumulate {parts}"]
+    if getattr(model, "remat", None) == "none":
+        ways.append("--model.remat full")
+    ways.append(f"more devices that share the model (--mesh.fsdp, now {recipe.mesh.fsdp})")
+    return f"try, in this order: {', then '.join(ways)}"
