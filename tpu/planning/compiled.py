@@ -40,7 +40,7 @@ class Compiled(NamedTuple):
     seconds: float
     memory: Mapping[str, int]  # by the compiler's own account; empty where the program does not fit
     needed: float  # bytes on a device
-    text: str  # of the program; empty where the compiler cannot write it
+    text: str  # of the program
     said: str  # why it does not fit
     mesh: Any
 
@@ -85,16 +85,19 @@ def compile_recipe(recipe: Recipe, topology: Topology) -> Compiled:
 
     lowered, mesh = lower(recipe, devices_of(topology))
     begun = time.monotonic()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = needed_bytes(str(error))
-        if needed is None:
-            raise
-        return Compiled(False, time.monotonic() - begun, {}, needed, "", str(error).splitlines()[0], mesh)
-    seconds = time.monotonic() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            # Written by the compiler itself: as_text() fails on the asynchronous programs of v5p, v6e and tpu7x.
+            compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        except jax.errors.JaxRuntimeError as error:
+            said, needed = str(error).splitlines()[0], needed_bytes(str(error))
+            if needed is None:
+                raise UserError(f"the TPU compiler refuses {recipe.name} on {topology.name}: {said}") from None
+            return Compiled(False, time.monotonic() - begun, {}, needed, "", said, mesh)
+        seconds = time.monotonic() - begun
+        text = max(Path(folder).glob("*.after_optimizations.txt"), key=lambda file: file.stat().st_size).read_text()
     memory = memory_of(compiled)
-    return Compiled(True, seconds, memory, float(memory["peak"]), _text(compiled), "", mesh)
+    return Compiled(True, seconds, memory, float(memory["peak"]), text, "", mesh)
 
 
 def lower(recipe: Recipe, devices: Sequence[Any]) -> tuple[Any, Any]:
@@ -130,15 +133,6 @@ def memory_of(compiled: Any) -> dict[str, int]:
         "code": stats.generated_code_size_in_bytes,
     }
     return found | {"peak": found["arguments"] + found["outputs"] - found["aliased"] + found["temporaries"]}
-
-
-def _text(compiled: Any) -> str:
-    import jax
-
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # libtpu cannot write some asynchronous programs
-        return ""
 
 
 def needed_bytes(message: str) -> float | None:

@@ -95,7 +95,7 @@ def _assembled(
     work, found = None, traffic(recipe, devices, traced)
     if compiled is not None:
         memory |= {"needed": compiled.needed, **compiled.memory}
-        if compiled.text:
+        if compiled.fits:
             work, found = work_of(compiled.text), collectives(compiled.text, sizes)
     ideal = traced.flops / devices
     hidden = attention_flops(recipe, traced.batch) / devices

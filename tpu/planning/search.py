@@ -43,7 +43,9 @@ def search(recipe: Recipe, topology: Topology, compiles: int) -> list[Plan]:
 
 def rank(found: Plan) -> tuple[bool, float]:
     """Return what plans are sorted by: those that fit, then by the step if the network overlapped with nothing."""
-    return not found.fits, bound(found.seconds | {"network": 0.0}) + found.seconds["network"]
+    room = 1.0 if found.compiled else ROOM
+    fits = found.fits and found.memory["needed"] <= room * found.memory["limit"]
+    return not fits, bound(found.seconds | {"network": 0.0}) + found.seconds["network"]
 
 
 def candidates(recipe: Recipe, topology: Topology) -> Iterator[tuple[Recipe, Trace]]:
@@ -64,7 +66,8 @@ def policies(recipe: Recipe) -> list[Recipe]:
 def meshes(recipe: Recipe, topology: Topology) -> Iterator[MeshConfig]:
     """Yield the meshes on which the recipe runs: parameters whole or split, and one axis more that splits layers.
 
-    Slices of a topology are joined by the data axis alone.
+    Slices of a topology are joined by the data axis alone. The length and the depth are split only where there are
+    fewer examples than devices: they cost more than they save elsewhere.
     """
     devices = topology.devices
     for axis, size in _layer_axes(recipe, devices):
@@ -91,7 +94,8 @@ def _layer_axes(recipe: Recipe, devices: int) -> Iterator[tuple[str, int]]:
         "pipeline": (model.depth,),
     }
     for axis, dimensions in split.items():
-        for size in range(2, MOST + 1):
+        few = recipe.train.batch_size < devices
+        for size in range(2, MOST + 1) if axis == "tensor" or few else ():
             if devices % size == 0 and all(dimension % size == 0 for dimension in dimensions):
                 yield axis, size
 
