@@ -273,7 +273,7 @@ def climb(
         try:
             state = train(run, recipe, state, min(last, stage.stop), checkpoints, journal, interrupt)
         except Exhausted as end:
-            back = go_back(end.state, recipe, checkpoints, journal)
+            back = go_back(end.state, run.source, recipe, checkpoints, journal)
         if back is not None:  # and the state that came with the exception is gone
             return climb(recipe, folder, back[0], initial, last, checkpoints, journal, interrupt, back[1])
         if last <= stage.stop:
@@ -281,19 +281,21 @@ def climb(
     return run, state
 
 
-def go_back(state: TrainState, recipe: Recipe, checkpoints: Checkpoints, journal: Journal) -> tuple[int | None, int]:
+def go_back(
+    state: TrainState, source: Source, recipe: Recipe, checkpoints: Checkpoints, journal: Journal
+) -> tuple[int | None, int]:
     """Return the checkpoint that a run out of its guard's budget goes on from, and the offset of its data there.
 
-    Raises Diverged where the guard rolls back no more; the last good step is then the newest checkpoint, or one that
-    was saved since holds its weights.
+    Raises Diverged where the guard rolls back no more, or where the data end too soon for it; the last good step is
+    then the newest checkpoint, or one that was saved since holds its weights.
     """
     assert state.guard is not None and recipe.train.guard is not None
     guard, good, newest = recipe.train.guard, last_good(state), checkpoints.latest()
     first = int(good.step)
     spent = f"{guard.budget} steps in a row from step {first + 1} on had no finite loss or gradient, or a spike"
-    if guard.rollback and not int(state.guard.offset):
-        back = newest or 0
-        offset = first + guard.budget - back
+    back = newest or 0
+    offset = first + guard.budget - back
+    if guard.rollback and not int(state.guard.offset) and has_batch(source, recipe.train.steps - 1 + offset):
         journal.rewind(back, f"{spent}; back to step {back}, and on with the data {offset} batches ahead")
         return newest, offset
     if newest is None or newest < first:
@@ -301,6 +303,14 @@ def go_back(state: TrainState, recipe: Recipe, checkpoints: Checkpoints, journal
         checkpoints.wait()
         newest = first
     raise Diverged(f"{spent}; the last good step is {first}, whose weights are in checkpoint {newest}")
+
+
+def has_batch(source: Source, index: int) -> bool:
+    """Say whether a source has this batch: a mixture that follows the steps ends with the last one."""
+    try:
+        return source.at is None or len(source.at(index).inputs) > 0
+    except IndexError:
+        return False
 
 
 def stage_flops(recipe: Recipe, run: Run) -> list[tuple[Stage, int]]:

@@ -12,7 +12,7 @@ import pytest
 from test_checkpoint import assert_same, run_child
 
 from lm.checkpoint import Checkpoints
-from lm.config import Guard, MLPConfig, OptimizerConfig, Recipe, TrainConfig
+from lm.config import Growth, Guard, MLPConfig, OptimizerConfig, Recipe, TrainConfig
 from lm.exits import Diverged
 from lm.guard import culprits, make_guard
 from lm.step import init_state, make_step
@@ -111,6 +111,7 @@ class Sums(Task):
     only_process: int | None = None
     drawn: bool = False
     shift: tuple[int, int] = (10**9, 0)  # from this batch on, the data of so many batches later
+    last: int = 10**9
 
     name = "sums"
     vocabulary = 7
@@ -118,6 +119,8 @@ class Sums(Task):
 
     def at(self, step):
         step += self.shift[1] * (step >= self.shift[0])
+        if step > self.last:
+            raise IndexError(step)
         pairs_BL = np.random.default_rng(step).integers(0, 7, (BATCH, 2)).astype(np.int32)
         weights_BL = np.ones((BATCH, 1), np.float32)
         if step in self.bad and self.only_process in (None, jax.process_index()):
@@ -228,6 +231,24 @@ def test_once_the_data_that_led_there_are_passed_over(tmp_path):
     assert_same(stopped.state, straight.state)
     with pytest.raises(Diverged, match="from step 6 on .* checkpoint 5"):
         fit(recipe(Sums(bad=(*range(6, 30),)), rolled.train.guard), tmp_path / "hopeless", quiet=True)
+    with pytest.raises(Diverged, match="from step 7 on .* checkpoint 6"):  # 12 steps, 4 ahead, need batch 15
+        fit(recipe(dataclasses.replace(bad, last=14), rolled.train.guard), tmp_path / "short", quiet=True)
+
+
+def test_a_rollback_to_a_growth_grows_again(tmp_path):
+    grown = recipe(Sums(bad=(3, 4, 5)), Guard(budget=3, rollback=True), save_every=100)
+    grown = dataclasses.replace(
+        grown,
+        model=dataclasses.replace(grown.model, depth=2),
+        growth=Growth((1, 2), schedule="explicit", steps=(4, 8)),
+    )
+    rolled = fit(grown, tmp_path / "rolled", quiet=True)
+    # the fourth step was not taken, and its checkpoint, the only one, lies before the growth
+    assert "back to step 4, and on with the data 2 batches ahead" in (tmp_path / "rolled" / "log.txt").read_text()
+    shifted = dataclasses.replace(grown, task=Sums(bad=(3,), shift=(4, 2)))
+    expected = fit(shifted, tmp_path / "shifted", quiet=True)
+    assert_same(rolled.state._replace(guard=None), expected.state._replace(guard=None))
+    assert [int(x) for x in rolled.state.guard if x.dtype == np.int32] == [1, 0, 8, 2]  # 8 good since the growth
 
 
 def test_members_of_a_sweep_skip_as_their_single_runs_do(tmp_path):
