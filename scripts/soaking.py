@@ -210,11 +210,11 @@ class Start:
 
 
 def is_alive(group: int) -> bool:
-    """Say whether a process of this group is left: a kill is sent to all at once, and they end one by one."""
+    """Say whether a process of this group is left, if only one thread of it: a kill takes its time."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
-            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state not in "ZX":
+            _, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group:
                 return True
     return False
 

@@ -108,6 +108,10 @@ RECIPE = Recipe(
 )
 
 
+# Of a save that failed, tensorstore reports each write that nobody waits for any more.
+unwaited = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
+
 @contextmanager
 def no_file_longer_than(size):
     """Have every write beyond so many bytes of a file fail, as on a disk without room."""
@@ -154,6 +158,7 @@ def half(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+@unwaited
 def test_a_disk_without_room_ends_the_run_and_keeps_what_was_saved(half):
     with (
         no_file_longer_than(200_000),
@@ -197,6 +202,7 @@ def test_a_folder_without_permission_ends_a_run_before_its_first_step(tmp_path):
         fit(RECIPE, tmp_path, quiet=True)
 
 
+@unwaited
 def test_folders_that_vanish_are_one_sentence_or_made_anew(half):
     def remove(folder):
         deadline = time.monotonic() + 20
@@ -285,3 +291,10 @@ def test_the_same_seed_is_the_same_run_whatever_the_machine_does_else(tmp_path):
     first, second = (tmp_path / name for name in ("first", "second"))
     assert (first / METRICS).read_bytes() == (second / METRICS).read_bytes()
     assert (first / "samples.jsonl").read_bytes() == (second / "samples.jsonl").read_bytes()
+
+
+def test_every_test_that_the_page_of_faults_names_exists():
+    named = re.findall(r"(tests/\w+\.py)::(\w+)", (ROOT / "docs" / "faults.md").read_text())
+    assert len(named) > 50
+    for path, test in named:
+        assert f"\ndef {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
