@@ -193,6 +193,24 @@ def put_batch(batch: Any, mesh: Mesh, leading: int = 0) -> Any:
     return jax.tree.map(put, batch)
 
 
+def members_mesh(config: MeshConfig, members: int) -> Mesh:
+    """Return a mesh of the data axis alone, of as many of its devices as get equally many members of a population."""
+    parts = math.gcd(members, make_mesh(config).shape["data"])
+    return make_mesh(MeshConfig(data=parts), jax.devices()[:parts])
+
+
+def over_data(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Return the function of arrays [P, ...] and results [P, ...], run on each device's part of the data axis."""
+    if mesh.size == 1:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
+
+
+def on_one_device(tree: Any) -> Any:
+    """Return arrays that lie on several devices of this process on the first of them."""
+    return jax.device_put(tree, jax.local_devices()[0])
+
+
 def check_layout(recipe: Recipe, mesh: Mesh) -> None:
     """Raise ConfigError where a recipe cannot run on the mesh."""
     batch, parts = recipe.train.batch_size // recipe.train.accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
@@ -228,11 +246,18 @@ def spread_tokens(x_BLD: Array) -> Array:
 
 def _keep(x: Array, *axes: tuple[str, ...]) -> Array:
     """Constrain the first dimensions of x to these axes of the mesh in context."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    mesh = _divided_mesh()
+    if mesh is None:
         return x
     kept = [_fitting(mesh, n, each) for n, each in zip(x.shape, axes, strict=False)]
     return jax.lax.with_sharding_constraint(x, P(*kept))
+
+
+def _divided_mesh() -> AbstractMesh | None:
+    """Return the mesh in context where it leaves it to the compiler to divide anything."""
+    mesh = jax.sharding.get_abstract_mesh()
+    left = math.prod(size for axis, size in mesh.shape.items() if axis not in mesh.manual_axes)
+    return mesh if left > 1 else None
 
 
 def _fitting(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -243,8 +268,8 @@ def _fitting(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str,
 
 def over_heads(attend: Callable[..., Array], q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, tokens_BL: Any) -> Array:
     """Return `attend` of each device's part of batch and heads: a kernel is nothing that the compiler could split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    mesh = _divided_mesh()
+    if mesh is None:
         return attend(q_BHLh, k_BKLh, v_BKLh, tokens_BL)
     batch, heads = _fitting(mesh, q_BHLh.shape[0], BATCH_AXES), _fitting(mesh, k_BKLh.shape[1], ("tensor",))
     apart = P(batch, heads)

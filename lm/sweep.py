@@ -3,8 +3,9 @@
     result = run_sweep(recipe, {"optimizer.learning_rate": [1e-3, 3e-4]}, seeds=range(8))
 
 A float of the optimizer or of the objective is traced, so all its values share one compiled program; any other
-field (a depth, a batch size) splits the grid into groups with a program each. Members run under `vmap` on accelerators
-and under `lax.map` on CPU, where batched small products are slower than a loop; the results are equal.
+field (a depth, a batch size) splits the grid into groups with a program each. Members are spread over the data axis of
+the recipe's mesh. On one device they run under `vmap`, or on CPU under `lax.map`, where batched small products are
+slower than a loop; the results are equal.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from lm.config import OBJECTIVES, OptimizerConfig, Recipe
 from lm.guard import make_guard
 from lm.losses import augmented
+from lm.mesh import Mesh, members_mesh, on_one_device, over_data
 from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
 from lm.train import build_net, parts_of, weights_for_use
@@ -110,10 +112,12 @@ def _run_group(
         raise ConfigError(f"a sweep draws data inside the step; {type(recipe.task).__name__} reads a corpus")
     traced = {name: jnp.asarray([p[name] for p in points for _ in seeds]) for name in points[0] if name in TRACED}
     keys_P = jnp.stack([jax.random.key(seed) for _ in points for seed in seeds])
+    mesh = members_mesh(recipe.mesh, len(keys_P))
     states_P, rows = None, []
     for stage in stages_of(recipe):
-        states_P, more = _run_stage(stage, source, states_P, keys_P, traced)
+        states_P, more = _run_stage(stage, source, states_P, keys_P, traced, mesh)
         rows += more
+    states_P = on_one_device(states_P)
     losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
     plain, settle = build_net(recipe)[0], weights_for_use(recipe, source)
     members = []
@@ -126,7 +130,7 @@ def _run_group(
 
 
 def _run_stage(
-    stage: Stage, source: Source, states_P: Any, keys_P: Array, traced: Mapping[str, Array]
+    stage: Stage, source: Source, states_P: Any, keys_P: Array, traced: Mapping[str, Array], mesh: Mesh
 ) -> tuple[TrainState, list[tuple[int, Array]]]:
     """Train all members at one depth, from fresh states or from those of the stage before; returns rows of losses."""
     recipe = stage.recipe
@@ -146,12 +150,15 @@ def _run_stage(
         step = make_step(net, objective, optimizer, source.draw, recipe.train.accumulate, average, guard)
         return repeat(step)(state, None, count)
 
+    def on_members(function: Callable[..., Any]) -> Callable[..., Any]:
+        return over_data(lambda *trees: over_members(function, *trees), mesh)
+
     if states_P is None:
-        states_P = jax.jit(lambda keys, values: over_members(begin, keys, values))(keys_P, traced)
+        states_P = jax.jit(on_members(begin))(keys_P, traced)
     else:
-        states_P = jax.jit(lambda *trees: over_members(taller, *trees))(states_P, keys_P, traced)
+        states_P = jax.jit(on_members(taller))(states_P, keys_P, traced)
     stretch = jax.jit(
-        lambda states, values, count: over_members(lambda s, v: advance(s, v, count), states, values), donate_argnums=0
+        lambda states, values, count: on_members(lambda s, v: advance(s, v, count))(states, values), donate_argnums=0
     )
     rows, step, every = [], stage.start, recipe.train.log_every
     while step < stage.stop:

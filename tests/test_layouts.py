@@ -3,7 +3,7 @@
 import pytest
 
 from lm.collectives import Collective, collectives, totals
-from scripts.bench_layouts import LAYOUTS, TOLERANCE, on_eight_devices
+from scripts.bench_layouts import LAYOUTS, MEMBERS, TOLERANCE, on_eight_devices
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 
@@ -101,6 +101,10 @@ def test_a_layout_computes_what_one_device_does(figures, name):
     assert errors["gradient"] > 0, "nothing was added up in another order, so nothing was laid out"
 
 
+def test_a_population_spread_over_devices_learns_what_it_does_on_one(figures):
+    assert max(figures[MEMBERS].values()) <= TOLERANCE, figures[MEMBERS]
+
+
 # Bytes of arrays of the model "rotary", by which the table below says what each layout needs.
 STREAM = 16 * 16 * 32 * 4  # what one block hands to the next, for the whole batch
 KERNELS = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 2 * 32 * 128) * 4  # of 4 layers: query, output; key, value; up, down
@@ -151,6 +155,14 @@ SENT = {
         ("all-reduce", "data sequence"): (1, KERNELS + NORMS),
         ("all-reduce", "data"): (2, LAST + 2 * TABLE + SUMS),
         ("all-reduce", "sequence"): (1, LAST + 2 * TABLE + SUMS * 2 // 3),
+    },
+    "fsdp=4 x sequence=2": {
+        ("all-gather", "fsdp"): (51, 2 * KERNELS + TABLE + (IDS + IDS // 4) // 2),
+        ("all-reduce", "fsdp"): (7, KERNELS + NORMS + LAST + TABLE + SUMS),
+        ("all-to-all", "fsdp"): (2, 2 * STREAM // 8),
+        ("all-gather", "sequence"): (10, (4 * 2 * KEYS + 2 * IDS) // 4),
+        ("reduce-scatter", "sequence"): (8, 4 * 2 * KEYS // 4),
+        ("all-reduce", "sequence"): (1, (KERNELS + 2 * TABLE) // 4 + NORMS + LAST + SUMS * 2 // 3),
     },
     "data=2 x pipeline=4": {
         ("collective-permute", "pipeline"): (2 * 11, 2 * 11 * STREAM // 16),

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EIGHT = AbstractMesh((1, 2, 2, 1, 2), AXES)
 TRAIN = [
     sys.executable, "scripts/train.py", "flip_flop_attention_cpu", "--quiet",
-    "--task.length", "16", "--model.width", "16", "--model.heads", "2",
+    "--task.length", "16", "--model.depth", "2", "--model.width", "16", "--model.heads", "2",
     "--train.steps", "60", "--train.batch_size", "8", "--train.save_every", "20", "--train.log_every", "20",
 ]  # fmt: skip
 
@@ -179,8 +179,9 @@ def test_a_killed_run_goes_on_bit_for_bit(straight, tmp_path):
 ACROSS_DEVICES = 2e-4
 
 
-def test_eight_devices_stop_and_one_goes_on(straight, tmp_path):
+def test_eight_devices_stop_four_laid_out_otherwise_and_one_go_on(straight, tmp_path):
     run(tmp_path, "--mesh.fsdp", "2", "--mesh.tensor", "2", "--until", "30", devices=8)
+    run(tmp_path, "--mesh.pipeline", "2", "--mesh.sequence", "2", "--until", "45", devices=4)
     run(tmp_path)
     assert 0 < largest_difference(weights(tmp_path), straight) < ACROSS_DEVICES
 
