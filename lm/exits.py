@@ -61,6 +61,10 @@ class Preempted(ExitError):  # noqa: N818 (an outcome, not an error)
     label = "preempted"
 
 
+class Absent(ExitError):  # noqa: N818 (an outcome, not an error)
+    """A process did not come to where all were to meet. No mistake of the user: another attempt may well succeed."""
+
+
 class Stopped(Preempted):
     """A signal came while there was nothing to save and nobody to agree with."""
 

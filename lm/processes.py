@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from lm.exits import ExitError, UserError
+from lm.exits import Absent, UserError
 from lm.job import Job, tpu_devices
 from lm.rollcall import bind_address, numbers, roll_call
 from lm.strict import ConfigError, differences
@@ -30,15 +30,11 @@ from lm.strict import ConfigError, differences
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class Absent(ExitError):  # noqa: N818 (an outcome, not an error)
-    """A process did not come to where all were to meet."""
-
-
 def start_processes(job: Job | None = None) -> None:
     """Join the other processes of the job; call it before anything else of JAX.
 
-    UserError within `start_limit` where a process is missing, a number is given twice, the counts differ, nobody
-    answers, or the platform is another than the one asked for.
+    Within `start_limit` it raises Absent where a process is missing or nobody answers, and UserError where a number is
+    given twice, the counts differ, or the platform is another than the one asked for.
     """
     job = job or Job()
     limits: Any = {
@@ -57,7 +53,7 @@ def start_processes(job: Job | None = None) -> None:
         elif tpu_devices() and importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu":
             _join_slice(limits)
     except (RuntimeError, OSError) as error:  # OSError: the slice's metadata did not answer
-        raise UserError(f"the processes could not be joined: {str(error).splitlines()[0]}") from None
+        raise Absent(f"the processes could not be joined: {str(error).splitlines()[0]}") from None
     if jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread():
         # JAX has put a handler of its own below Python's, which only takes a note of the signal.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -4,7 +4,7 @@
 
 JAX waits for all processes too, but a wrong count or a number given twice ends there in an abort. So process 0
 listens on the coordinator's port before JAX does. Everyone else sends it one line, its number and its count, and
-gets one line back: empty where the job begins, else the sentence that everyone ends with.
+gets one line back: empty where the job begins, else the kind of end and the sentence that everyone ends with.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import socket
 import time
 from collections.abc import Iterable
 
-from lm.exits import UserError
+from lm.exits import Absent, ExitError, UserError
 
 HELLO = "cambium"  # what a line begins with; whoever says something else is none of us
+ABSENT, WRONG = "absent", "wrong"  # kinds of end: somebody did not come, or came with other numbers
 LINE = 1024  # bytes of the longest line
 PATIENCE = 5.0  # seconds for a caller to say its line
 
 
 def roll_call(address: str, count: int, index: int, limit: float) -> None:
-    """Return once all `count` processes have called; UserError in all of them where they do not within `limit` seconds.
+    """Return once all `count` processes have called; else all of them end alike.
 
-    The error says which processes are missing, which number was given twice, whose count is another, or that
-    nobody answers at `address`, HOST:PORT of process 0.
+    Absent says which processes did not come within `limit` seconds, or that nobody answers at `address`, HOST:PORT of
+    process 0; UserError which number was given twice, or whose count is another.
     """
     host, port = split(address)
     if not 0 <= index < count:
@@ -62,7 +63,7 @@ def _hear(host: str, port: int, count: int, limit: float) -> None:
             try:
                 caller = closing.enter_context(listener.accept()[0])
             except TimeoutError:
-                verdict = f"{numbers(missing)} of {count} did not arrive within {limit:g} s"
+                verdict = f"{ABSENT} {numbers(missing)} of {count} did not arrive within {limit:g} s"
                 break
             said = _hello(caller)
             if said is not None:
@@ -74,13 +75,18 @@ def _hear(host: str, port: int, count: int, limit: float) -> None:
                 caller.sendall(f"{verdict}\n".encode())
                 caller.recv(1)  # they hang up first, which leaves the port free for JAX
     if verdict:
-        raise UserError(verdict)
+        raise _end(verdict)
+
+
+def _end(verdict: str) -> ExitError:
+    kind, _, sentence = verdict.partition(" ")
+    return (Absent if kind == ABSENT else UserError)(sentence)
 
 
 def _objection(index: int, others: int, count: int, missing: set[int]) -> str:
     if others != count:
-        return f"process {index} was started as one of {others}, process 0 as one of {count}"
-    return "" if index in missing else f"two processes were started as process {index} of {count}"
+        return f"{WRONG} process {index} was started as one of {others}, process 0 as one of {count}"
+    return "" if index in missing else f"{WRONG} two processes were started as process {index} of {count}"
 
 
 def _listen(host: str, port: int, count: int) -> socket.socket:
@@ -128,12 +134,12 @@ def _call(host: str, port: int, count: int, index: int, limit: float) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 why = error.strerror or str(error)
-                raise UserError(
+                raise Absent(
                     f"process {index} of {count} found no coordinator at {host}:{port} within {limit:g} s ({why})"
                 ) from None
             time.sleep(0.1)
     if verdict:
-        raise UserError(verdict)
+        raise _end(verdict)
 
 
 def numbers(processes: Iterable[int]) -> str:

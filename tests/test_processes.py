@@ -62,10 +62,10 @@ def test_patience_follows_the_pace_of_the_steps(monkeypatch):
 JOB = """
 import sys, time
 from pathlib import Path
-from lm.exits import Preempted, main_guard
+from lm.exits import Absent, Preempted, main_guard
 from lm.interrupt import Interrupt
 from lm.job import Job, Patience
-from lm.processes import Absent, barrier, compare, start_processes
+from lm.processes import barrier, compare, start_processes
 from lm.report.folder import RunFolder
 from lm.watchdog import Watchdog
 
