@@ -36,6 +36,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is loaded: it would look for the hardware
+    os.environ.pop("XLA_FLAGS", None)  # the TPU compiler ends the process at a flag that only CPUs know
     if argv[:1] == ["--table"]:
         from tpu.planning.table import write
 

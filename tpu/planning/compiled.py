@@ -95,7 +95,7 @@ def compile_recipe(recipe: Recipe, topology: Topology) -> Compiled:
                 raise UserError(f"the TPU compiler refuses {recipe.name} on {topology.name}: {said}") from None
             return Compiled(False, time.monotonic() - begun, {}, needed, "", said, mesh)
         seconds = time.monotonic() - begun
-        text = max(Path(folder).glob("*.after_optimizations.txt"), key=lambda file: file.stat().st_size).read_text()
+        text = max(Path(folder).glob("*.after_codegen.txt"), key=lambda file: file.stat().st_size).read_text()
     memory = memory_of(compiled)
     return Compiled(True, seconds, memory, float(memory["peak"]), text, "", mesh)
 

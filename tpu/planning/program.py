@@ -24,6 +24,7 @@ CALLED = re.compile(r"\bcalls=%?([\w.-]+)")
 LABELS = re.compile(r"\bdim_labels=(\w+)_(\w+)->(\w+)")
 WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
 CONTRACTED = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
+UNKNOWN = 2**62  # the largest number stands where there is no estimate
 # Instructions that move nothing by themselves.
 STILL = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
@@ -74,8 +75,8 @@ def work_of(text: str) -> Work:
     flops = moved = cycles = kernels = 0.0
     for name, body in program.items():
         times = runs.get(name, 0)
-        estimates = [CYCLES.search(each.line) for each in body.values()] if times else []
-        cycles += times * sum(int(found[1]) for found in estimates if found)
+        estimates = [int(found[1]) for each in body.values() if (found := CYCLES.search(each.line))]
+        cycles += times * sum(estimate for estimate in estimates if estimate < UNKNOWN)
         for each in body.values() if times else ():
             flops += times * _flops(each, body)
             kernels += times * ('custom_call_target="tpu_custom_call"' in each.line)

@@ -21,7 +21,7 @@ from tasks.registry import RECIPES
 from tasks.task import Claim
 from tpu.planning.chips import GIB, parse_topology
 from tpu.planning.model import WITHIN
-from tpu.planning.plans import Plan
+from tpu.planning.plans import Plan, plan
 from tpu.planning.search import search
 from tpu.planning.show import HEAD, row
 
@@ -74,7 +74,8 @@ def write(names: Sequence[str]) -> None:
     for label, (recipe, where) in rows().items():
         if not set(names) <= set(label.split()) or (label in kept and not names):
             continue
-        best = search(recipe, parse_topology(where), compiles=1)[0]
+        topology = parse_topology(where)
+        best = plan(recipe, topology, True) if recipe.name == PEER else search(recipe, topology, compiles=1)[0]
         kept[label] = asdict(best)
         print("| " + " | ".join(row(best)) + " |", flush=True)
         save(result({each: Plan(**kept[each]) for each in rows() if each in kept}), DOCS)
