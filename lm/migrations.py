@@ -1,6 +1,7 @@
 """What past formats of checkpoints and run folders said otherwise, and how it is read today: one function a version.
 
-Format 1 had no guard in the state, named an objective by a word and gave tempered scores a bare length.
+Format 1 had no guard in the state, and recipes gave tempered scores a bare length. What a configuration takes in its
+old spelling by itself (an objective's name) needs nothing here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lm.config import OBJECTIVES
 from lm.types import TrainState
 
 FORMAT = 2
@@ -37,9 +37,7 @@ def recipe_of_today(data: Any) -> Any:
     """Return a recipe of any format, as JSON gives it, in the words of today; fields that came later stay absent."""
     if not isinstance(data, dict) or data.get("kind") != "Recipe":
         return data
-    data, model, objective = dict(data), data.get("model"), data.get("objective")
-    if isinstance(objective, str) and objective in OBJECTIVES:
-        data["objective"] = {"kind": OBJECTIVES[objective].__name__}
+    model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("tempered"), int):
-        data["model"] = model | {"tempered": {"kind": "Tempered", "length": model["tempered"]}}
+        data = data | {"model": model | {"tempered": {"kind": "Tempered", "length": model["tempered"]}}}
     return data

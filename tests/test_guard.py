@@ -53,6 +53,23 @@ def linear_batch(step, poison=None):
     return Example(inputs_BL, targets_BL, np.ones((BATCH, 1), np.float32), None, {"steep": steep_B})
 
 
+def test_the_judge_wants_all_of_it_finite_and_stops_where_the_budget_is_spent():
+    guard = make_guard(Guard(budget=2))
+    state, fine = guard.init(), (1.0, 1.0, 1.0)
+    for figures in (
+        (math.nan, 1.0, 1.0),
+        fine,
+        (1.0, math.inf, 1.0),
+        fine,
+        (1.0, 1.0, math.nan),
+        (-math.inf, 1.0, 1.0),
+    ):
+        good, state = guard.judge(state, *map(jnp.float32, figures))
+        assert bool(good) == (figures == fine), figures
+    good, state = guard.judge(state, *map(jnp.float32, fine))
+    assert not good and (int(state.skipped), int(state.in_a_row), int(state.seen)) == (5, 3, 2)
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("poison", ["nan", "infinite", "steep", "spike"])
 def test_a_bad_step_leaves_everything_but_the_counters(poison, accumulate):
