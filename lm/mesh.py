@@ -92,6 +92,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def device_kind() -> str:
+    """Return the name of the device that programs are traced for, `TPU v5 lite` or `Tesla T4`, found as `platform` is."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 def under(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, called or traced with the mesh in context."""
 

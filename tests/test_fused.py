@@ -15,6 +15,7 @@ from jax.sharding import AbstractDevice
 from lm.config import KINDS, ALiBi, MeshConfig, Randomised, RelativeBias, Tempered, TransformerConfig
 from lm.mesh import make_mesh, platform, under
 from lm.models import build, causal_attention, fused, plain_attention
+from lm.models.attention import attention_form
 from lm.models.fused import cudnn_attention, splash_attention
 from lm.models.layers import compute_dtype, unrolled
 from lm.strict import ConfigError, from_json, to_json
@@ -35,6 +36,28 @@ def test_what_is_left_to_the_platform_follows_the_mesh_that_is_compiled_for():
     traced = []
     jax.jit(under(here, lambda: traced.append(jax.sharding.get_abstract_mesh())))()
     assert (traced, platform()) == ([here.abstract_mesh], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "form"),
+    [
+        ("TPU v3", "tpu", "plain"),
+        ("TPU v4", "tpu", "splash"),
+        ("TPU v5 lite", "tpu", "splash"),
+        ("TPU v5", "tpu", "splash"),
+        ("TPU v6 lite", "tpu", "splash"),
+        ("Tesla T4", "gpu", "plain"),
+        ("Tesla V100-SXM2-16GB", "gpu", "plain"),
+        ("AMD Instinct MI300X", "gpu", "plain"),
+        ("NVIDIA A100-SXM4-40GB", "gpu", "cudnn"),
+        ("NVIDIA GeForce RTX 4090", "gpu", "cudnn"),
+        ("NVIDIA H100 80GB HBM3", "gpu", "cudnn"),
+        ("NVIDIA L4", "gpu", "cudnn"),
+    ],
+)
+def test_a_device_without_kernels_attends_plainly(kind, platform, form):
+    with jax.sharding.use_abstract_mesh(mesh_of(kind, platform)):
+        assert attention_form("auto") == form
 
 
 B, H, V = 2, 4, 23

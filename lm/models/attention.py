@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lm.config import Tempered
-from lm.mesh import gather_tokens, platform
+from lm.mesh import device_kind, gather_tokens, platform
 from lm.models import fused
 from lm.models.layers import SAVED, DType, Here, Initialiser, Projection, fan_in_normal
 from lm.models.positions import Tables, rotate
@@ -92,9 +92,11 @@ def causal_attention(
 
 
 def attention_form(name: str) -> str:
-    """Return the form of attention that a configuration names, "auto" being that of the platform."""
+    """Return the form of attention that a configuration names, "auto" being that of the device."""
     require_choice("model.attention", name, ("auto", "plain", *FORMS.values()))
-    return FORMS[platform()] if name == "auto" else name
+    if name != "auto":
+        return name
+    return FORMS[platform()] if fused.has_kernels(device_kind()) else "plain"
 
 
 def plain_attention(q_BHLh, k_BKLh, v_BKLh, **how) -> Array:

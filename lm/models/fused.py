@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import re
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,13 @@ from lm.types import Array
 
 LANES = 128  # splash works on tiles of so many tokens
 TILES = (512, 256, LANES)
+# Their compiler knows no splash kernels; GPUs before Ampere, and those of other makers, have no cuDNN flash attention.
+WITHOUT = re.compile(r"TPU v[23]$|T4|[KMP]\d0|[PV]100|Quadro|GTX|TITAN|RTX 20|AMD|gfx|Radeon")
+
+
+def has_kernels(device_kind: str) -> bool:
+    """Say whether a TPU or GPU of this name runs one of the two."""
+    return WITHOUT.search(device_kind) is None
 
 
 def takes_splash(q_BHLh: Array) -> bool:
