@@ -93,7 +93,7 @@ def platform() -> str:
 
 
 def device_kind() -> str:
-    """Return the name of the device that programs are traced for, `TPU v5 lite` or `Tesla T4`, found as `platform` is."""
+    """Return the name of the device that programs are traced for, `TPU v5 lite` or `Tesla T4`."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.devices()[0].device_kind if device is None else device.device_kind
 

@@ -5,9 +5,8 @@ Neither holds scores or weights of all pairs of tokens. Letters: h width of one 
 
 from __future__ import annotations
 
-from typing import Any
-
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
