@@ -161,12 +161,9 @@ class RunFolder:
         self.write(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        """Write a file at once: a reader, or a kill, sees the old file or the new one."""
-        path = self.path(name)
-        temporary = path.with_name(f".{path.name}.tmp")
+        """Write a file of the run at once."""
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            write_whole(self.path(name), text)
         except FileNotFoundError:
             raise Unusable(f"workdir {self.folder} is gone") from None
 
@@ -194,6 +191,13 @@ class RunFolder:
             raise UserError(f"resume is 'must' and workdir {self.folder} holds no run")
         if self._resume == "never" and has_run:
             raise UserError(f"resume is 'never' and workdir {self.folder} holds a run; name another folder")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file at once: a reader, or a kill, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def provenance() -> dict[str, Any]:
