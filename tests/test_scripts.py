@@ -175,7 +175,8 @@ def test_look_shows_heads_in_the_report_and_refuses_what_has_none(call, tmp_path
     assert (code, err) == (2, "error: --size 300: percent ignored of flip_flop lie in 10..98\n")
     changed = (tmp_path / "recipe.json").read_text().replace("TransformerConfig", "RNNConfig")
     (tmp_path / "recipe.json").write_text(changed)
-    assert call("look", f"--workdir {tmp_path}")[0] == 2
+    code, _, err = call("look", f"--workdir {tmp_path}")
+    assert code == 4 and "recipe.json" in err
 
 
 def test_show_run_and_show_task(call, workdir):
