@@ -304,6 +304,11 @@ def test_a_search_ranks_what_fits_first():
     assert all(math.prod(plan.mesh.values()) == 8 and plan.fits for plan in found)
     tight = Topology(dataclasses.replace(CHIPS["h100"], memory=found[0].memory["model"] / 2), (8,))
     assert {plan.accumulate for plan in search.search(small(), tight, 0) if plan.remat == "none"} != {1}
+    tiny = [
+        plan.memory["needed"]
+        for plan in search.search(small(), Topology(dataclasses.replace(CHIPS["h100"], memory=1e3), (8,)), 0)
+    ]
+    assert tiny == sorted(tiny)  # where nothing fits
     slices = parse_topology("v5e:2x2,slices=2")
     assert all(mesh.data % 2 == 0 for mesh in search.meshes(small(), slices))
 

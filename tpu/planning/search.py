@@ -42,10 +42,12 @@ def search(recipe: Recipe, topology: Topology, compiles: int) -> list[Plan]:
 
 
 def rank(found: Plan) -> tuple[bool, float]:
-    """Return what plans are sorted by: those that fit, then by the step if the network overlapped with nothing."""
+    """Return what plans are sorted by: by the step, as if the network overlapped with nothing; behind them by need."""
     room = 1.0 if found.compiled else ROOM
     fits = found.fits and found.memory["needed"] <= room * found.memory["limit"]
-    return not fits, bound(found.seconds | {"network": 0.0}) + found.seconds["network"]
+    if not fits:
+        return True, found.memory["needed"]
+    return False, bound(found.seconds | {"network": 0.0}) + found.seconds["network"]
 
 
 def candidates(recipe: Recipe, topology: Topology) -> Iterator[tuple[Recipe, Trace]]:
