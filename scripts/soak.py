@@ -19,7 +19,7 @@ from scripts.cli import parse
 
 @dataclass(frozen=True)
 class Options:
-    minutes: float = 15.0  # how long to start new kills; what is under way then is brought to its end
+    minutes: float = 30.0  # how long to start new kills; what is under way then is brought to its end
     seed: int = 0  # of the layouts, the signals and their moments
     workdir: Path = Path("runs/soak")  # where the runs go
     docs: Path = Path("docs")  # where results/soak.cpu.json and RESULTS.md go

@@ -85,7 +85,7 @@ def promised(statement: str, metric: str, at_most: float = 0) -> Claim:
 
 CLAIMS = (
     Claim(
-        "", "Kills with -9 at random moments, start-up included, on 1 to 8 devices and 1 to 4 processes", "kills", 100
+        "", "Kills with -9 at random moments, start-up included, on 1 to 8 devices and 1 to 4 processes", "kills", 200
     ),
     promised("Starts that did not go on from the newest whole checkpoint", "began_elsewhere"),
     promised(f"Steps lost to the worst kill, with a checkpoint every {SAVE_EVERY} steps", "lost_most", 2 * SAVE_EVERY),
