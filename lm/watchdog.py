@@ -114,8 +114,7 @@ class Watchdog:
                 self._since += now - last
             last = now
             if reason := self.overdue(now):
-                self._dump()
-                self._end(reason)
+                self._end(reason, stacks=True)
             if self._company is not None and (reason := self._company.trouble(now)):
                 self._end(reason)
 
@@ -125,16 +124,18 @@ class Watchdog:
             with self.folder.path("log.txt").open("a") as file:
                 faulthandler.dump_traceback(file)
 
-    def _end(self, reason: str) -> NoReturn:
+    def _end(self, reason: str, stacks: bool = False) -> NoReturn:
         hurry = threading.Timer(LAST_WORDS, os._exit, (1,))
         hurry.daemon = True
         hurry.start()
+        if self._company is not None:  # first of all: to the others what takes long to write is silence
+            self._company.report(reason)
+        if stacks:
+            self._dump()
         print(f"error: {reason}", file=sys.stderr, flush=True)
         if self.folder is not None:
             self.folder.log(reason)
             self.folder.status("failed", error=reason)
-        if self._company is not None:
-            self._company.report(reason)
         os._exit(1)
 
 
@@ -159,16 +160,17 @@ class Company:
         try:
             self._count += 1
             post(f"{self._folder}/pulse", str(self._count))
-            for index, reason in posted(f"{self._folder}/failed").items():
-                if index != me:
-                    self._failure = min(self._failure, now)
-                    if now - self._failure >= GRACE:
-                        return f"process {index} has failed: {reason}"
+            failed = {index: said for index, said in posted(f"{self._folder}/failed").items() if index != me}
+            if failed:
+                self._failure = min(self._failure, now)
+                if now - self._failure >= GRACE:
+                    return "; ".join(f"process {index} has failed: {said}" for index, said in failed.items())
             pulses = posted(f"{self._folder}/pulse") if me == 0 else {}
         except jax.errors.JaxRuntimeError as error:
             return f"the coordinator in process 0 is gone ({str(error).splitlines()[0]})"
         for index, pulse in pulses.items():
             if self._heard[index][0] != pulse:
                 self._heard[index] = (pulse, now)
-        silent = [index for index, (_, since) in self._heard.items() if now - since > self._silence]
+        # One that has said what it failed of has no more to say: its reason is the one to give.
+        silent = [i for i, (_, since) in self._heard.items() if i not in failed and now - since > self._silence]
         return f"{numbers(silent)} said nothing for {self._silence:g} s" if me == 0 and silent else None

@@ -20,7 +20,7 @@ from lm.job import Patience
 from lm.processes import facts_of, first_difference
 from lm.strict import to_json
 from lm.train import fit
-from lm.watchdog import Watchdog
+from lm.watchdog import Company, Watchdog
 from tasks.formal.flip_flop.language import FlipFlop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +57,25 @@ def test_patience_follows_the_pace_of_the_steps(monkeypatch):
     with dog.slow("evaluating"):
         assert not after(99, dog.alive) and not after(99) and after(2)
     assert "no step ended within 20 s while stepping" in str(after(21) and dog.overdue(now[0]))
+
+
+def test_what_a_process_failed_of_is_said_rather_than_that_it_is_silent(monkeypatch):
+    said = {"pulse": {0: "1", 1: "1", 2: "1"}, "failed": {}}
+    monkeypatch.setattr("lm.watchdog.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("lm.watchdog.fresh", lambda name: name)
+    monkeypatch.setattr("lm.watchdog.post", lambda *_: None)
+    monkeypatch.setattr("lm.watchdog.posted", lambda folder: said[folder.rpartition("/")[2]])
+    monkeypatch.setattr("lm.watchdog.jax.process_count", lambda: 3)
+
+    def look(company, *times):
+        return [company.trouble(now) for now in times]
+
+    assert look(Company(3), 1, 4, 4.5) == [None, None, "processes 0, 1 and 2 said nothing for 3 s"]
+    company = Company(3)
+    assert look(company, 1, 3) == [None, None]
+    said["failed"][1] = "a disk is gone"
+    said["pulse"] |= {0: "2", 2: "2"}
+    assert look(company, 4.5, 6, 6.5) == [None, None, "process 1 has failed: a disk is gone"]
 
 
 JOB = """
