@@ -1,0 +1,28 @@
+"""The three training jobs that step times are compared on, for programs in any environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """A decoder, its batch, and the tokens that it predicts: a walk around a circle, 0 to 3 places on at each step."""
+
+    depth: int
+    width: int
+    heads: int
+    length: int
+    batch: int
+    vocabulary: int
+    steps: int  # in one dispatch of ours; enough work that starting it costs nothing
+
+
+WALK = 4  # ways on from a token: the loss falls from ln vocabulary to ln 4
+LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.95), 0.1, 1.0
+TINY = Shape(depth=2, width=128, heads=4, length=256, batch=32, vocabulary=64, steps=8)
+SMALL = Shape(depth=6, width=384, heads=6, length=256, batch=12, vocabulary=256, steps=2)
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {"tiny": TINY, "small256": SMALL, "small50k": SMALL._replace(vocabulary=50304, steps=1)}
+)
