@@ -28,6 +28,7 @@ from typing import Any
 
 from lm.exits import main_guard
 from lm.job import PLATFORMS, tpu_devices
+from lm.versions import version_of, versions_of
 
 PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax", "orbax-checkpoint", "numpy", "grain"),
@@ -87,7 +88,7 @@ def gather(workdir: Path = Path("."), wanted: str | None = None, limit: float = 
     return Facts(
         python=platform.python_version(),
         glibc=" ".join(platform.libc_ver()).strip(),
-        versions={name: version for name in PACKAGES if (version := _version(name))},
+        versions=versions_of(PACKAGES),
         required=_required(),
         devices=devices,
         failure=failure,
@@ -228,7 +229,7 @@ def _on_packages(facts: Facts) -> list[str]:
     if _parts(facts.python) < (3, 11):
         advice.append(f"Python is {facts.python}, needed is 3.11 or newer")
     for name, least in facts.required.items():
-        has = facts.versions.get(name) or _version(name)
+        has = facts.versions.get(name) or version_of(name)
         if has is None or _parts(has) < _parts(least):
             advice.append(f"{name} is {has or 'missing'}, needed is {least} or newer; pip install '{name}>={least}'")
     jax, jaxlib = facts.versions.get("jax"), facts.versions.get("jaxlib")
@@ -243,13 +244,6 @@ def _on_disk(facts: Facts) -> list[str]:
     if facts.workdir_free < 5 * GIB:
         return [f"{facts.workdir} has {facts.workdir_free / GIB:.1f} GiB free; checkpoints of one run may need more"]
     return []
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _required() -> dict[str, str]:

@@ -19,9 +19,9 @@ from lm.exits import UserError
 
 # As the runtime says it (CPU, GPU), and as the TPU compiler does.
 BYTES = re.compile(r"[Oo]ut of memory (?:while trying to allocate|allocating) (\d+) ?bytes")
-COMPILED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+COMPILED = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of |exceeds [\w ]*\()([\d.]+)([KMGT]?)")
 GIB = 2**30
-UNITS = {"K": 2**10 / GIB, "M": 2**20 / GIB, "G": 1.0, "T": 2.0**10}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 @contextlib.contextmanager
@@ -37,11 +37,17 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 def shortage(said: str, limit: float) -> str:
     """Return how much memory was asked for, and of how much: from the error's own words where they tell both."""
-    if found := COMPILED.search(said):
-        needed, there = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
-        return f"out of memory: the program needs {needed:.2f} GiB of the {there:.2f} GiB of a device"
+    if sizes := needed(said):
+        wanted, there = (size / GIB for size in sizes)
+        return f"out of memory: the program needs {wanted:.2f} GiB of the {there:.2f} GiB of a device"
     asked = f"{int(found[1]) / GIB:.2f} GiB more" if (found := BYTES.search(said)) else "more"
     return f"out of memory: {asked} asked for, a device has {limit:.2f} GiB in all"
+
+
+def needed(said: str) -> tuple[float, float] | None:
+    """Return the bytes of a program that the TPU compiler found too large and of a device; None where it said else."""
+    found = COMPILED.search(said) if "Ran out of memory" in said else None
+    return found and (float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]])
 
 
 def limit() -> float:

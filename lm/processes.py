@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ from lm.exits import Absent, UserError
 from lm.job import Job, tpu_devices
 from lm.rollcall import bind_address, numbers, roll_call
 from lm.strict import ConfigError, differences
+from lm.versions import version_of
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -153,13 +153,6 @@ def facts_of(recipe_json: str, workdir: Path) -> dict[str, Any]:
     return {
         "recipe": json.loads(recipe_json),
         "checkpoints": sorted(steps, key=int),
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": {name: version_of(name) for name in VERSIONS},
         "code": {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest()[:12] for f in files},
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -15,6 +15,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
+from lm.files import write_rows
 from scripts.cli import parse
 from tasks.math.benchmarks import Item, decontaminate, read
 
@@ -36,8 +37,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--out {options.out} exists; a file is never written over")
     kept, report = decontaminate(train, tests, options.n)
     if options.out is not None:
-        with open(options.out, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"question": i.question, "code": i.solution}) + "\n" for i in kept)
+        write_rows(options.out, ({"question": i.question, "code": i.solution} for i in kept))
     print(json.dumps(report, indent=1))
 
 

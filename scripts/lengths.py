@@ -12,7 +12,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
-from lm.report.folder import write_whole
+from lm.files import write_whole
 from lm.strict import to_json
 from scripts.cli import parse_recipe
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     picture = accuracy_picture(
         measured, list(recipes), title=recipe.name, size_name=task.size_name, trained=task.train_sizes
     )
-    kept.with_suffix(".svg").write_text(standalone(draw(picture)))
+    write_whole(kept.with_suffix(".svg"), standalone(draw(picture)))
     print(f"{kept}, {kept.with_suffix('.svg')}")
 
 

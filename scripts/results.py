@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import UserError
+from lm.files import write_whole
 from lm.report.pictures import draw, from_json, to_json
 from lm.report.svg import standalone
 from tasks.task import Claim, Experiment
@@ -91,12 +92,12 @@ def save(result: Mapping[str, Any], docs: Path) -> None:
     folder = docs / "results"
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    (folder / f"{result['name']}.{result['scale']}.json").write_text(text, encoding="utf-8")
+    write_whole(folder / f"{result['name']}.{result['scale']}.json", text)
     for old in folder.glob(f"{result['name']}.{result['scale']}.*.svg"):
         old.unlink()
     for name, picture in zip(picture_names(result), result["pictures"], strict=True):
-        (folder / name).write_text(standalone(draw(from_json(picture))) + "\n", encoding="utf-8")
-    (docs / "RESULTS.md").write_text(render(folder), encoding="utf-8")
+        write_whole(folder / name, standalone(draw(from_json(picture))) + "\n")
+    write_whole(docs / "RESULTS.md", render(folder))
 
 
 def picture_names(result: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
-from lm.report.folder import write_whole
+from lm.files import write_whole
 from lm.report.svg import Series, line_chart, standalone
 from lm.strict import to_json
 from scripts.cli import parse_grid

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lm.exits import Diverged, Preempted, Unusable, UserError
+from lm.files import write_whole
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
 from lm.report.progress import Progress
@@ -179,6 +180,24 @@ def test_a_resumed_run_continues_its_metrics_without_a_seam(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n{"step": 2, "lo\n{"step": 3, "loss": 1}\n')
     with pytest.raises(Unusable, match="line 2: not a row"):
         read_rows(tmp_path / "metrics.jsonl")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "kept.txt"
+    write_whole(path, (text for text in ("old ", "text")))
+
+    def cut_short():
+        yield "new " * 10_000
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, cut_short())
+    assert path.read_text() == "old text"
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "\ud800")
+    assert path.read_text() == "old text"
+    write_whole(path, "\ud800", errors="replace")
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"] and path.read_text() == "?"
 
 
 def test_the_progress_line_speaks_of_the_last_lines_and_survives_a_clock_set_back():

@@ -16,7 +16,7 @@ from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, Tra
 from lm.data import Corpus, Document, build_corpus
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
-from lm.memory import explained, shortage
+from lm.memory import explained, needed, shortage
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.step import init_state, make_step, repeat
@@ -242,6 +242,9 @@ def test_too_little_memory_is_one_line_with_the_numbers_and_the_knobs(tmp_path):
 def test_the_numbers_of_the_compiler_are_read_too():
     said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 21.95G of 512.00M hbm."
     assert shortage(said, 7.0).endswith("needs 21.95 GiB of the 0.50 GiB of a device")
+    temporaries = "the total memory required for HLO temporaries (2.00T) exceeds available HBM (15.75G)."
+    assert needed(f"E1000: Ran out of memory on HBM, {temporaries}") == (2 * 2**40, 15.75 * 2**30)
+    assert needed("INTERNAL: something else") is None
     assert shortage("RESOURCE_EXHAUSTED: too many", 7.0).endswith("more asked for, a device has 7.00 GiB in all")
     with pytest.raises(jax.errors.JaxRuntimeError), explained(RECIPE):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

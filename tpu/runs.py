@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lm.exits import UserError
+from lm.files import write_whole
 from lm.strict import nearest
 from tpu.gcloud import Slice
 from tpu.machine import State
@@ -36,12 +37,10 @@ class Run:
         return FOLDER / f"{self.slice.name}.json"
 
     def save(self, state: State) -> Run:
-        """Write the run down with this state, at once: a reader sees the old file or the new one."""
+        """Write the run down with this state."""
         run = replace(self, state=state)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, json.dumps(asdict(run), indent=1) + "\n")
         return run
 
     def left(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lm.exits import Unusable, UserError
+from lm.files import write_whole
 from lm.strict import ConfigError
 
 SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|code|>", "<|text|>")
@@ -124,14 +124,11 @@ class Codec:
     @property
     def digest(self) -> str:
         """The sha256 of the saved file, in hex."""
-        return hashlib.sha256(self._serialise()).hexdigest()
+        return hashlib.sha256(self._serialise().encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write the codec, all of it or nothing."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(self._serialise())
-        os.replace(partial, path)
+        write_whole(Path(path), self._serialise())
 
     @classmethod
     def load(cls, path: Path | str) -> Codec:
@@ -150,9 +147,9 @@ class Codec:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Unusable(f"{path} is not a codec that this version can read: {error}") from None
 
-    def _serialise(self) -> bytes:
+    def _serialise(self) -> str:
         data = {"format": FORMAT, "pattern": PIECE.pattern, "merges": [" ".join(merge) for merge in self._merges]}
-        return json.dumps(data, indent=0, ensure_ascii=False).encode()
+        return json.dumps(data, indent=0, ensure_ascii=False)
 
 
 def _alphabet() -> list[str]:

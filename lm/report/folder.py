@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -28,8 +27,10 @@ from typing import Any
 
 from lm.config import KINDS
 from lm.exits import ExitError, Unusable, UserError
+from lm.files import write_whole
 from lm.migrations import recipe_of_today
 from lm.strict import differences, renewed, require_choice
+from lm.versions import versions_of
 
 # What a run writes about itself, as patterns; all else in its folder is data of the task.
 OWN_FILES = (
@@ -193,13 +194,6 @@ class RunFolder:
             raise UserError(f"resume is 'never' and workdir {self.folder} holds a run; name another folder")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file at once: a reader, or a kill, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def provenance() -> dict[str, Any]:
     """Return where a run comes from: date, commit, versions, devices, host, arguments."""
     import jax
@@ -208,22 +202,12 @@ def provenance() -> dict[str, Any]:
     return {
         "date": _now(),
         **_commit(Path(__file__).resolve().parents[2]),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions_of(PACKAGES)},
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "argv": sys.argv,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _commit(root: Path) -> dict[str, Any]:

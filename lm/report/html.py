@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import Unusable
+from lm.files import write_whole
 from lm.report.pictures import Picture, draw, read_pictures
 from lm.report.style import STYLE
 from lm.report.svg import Series, bar_chart, line_chart
@@ -43,7 +44,7 @@ def write_report(workdir: str | Path) -> Path:
         _section("Earlier starts", _earlier(stamp.get("earlier", []))),
     ]
     path = folder / "report.html"
-    path.write_text(page(title, "".join(sections)), encoding="utf-8", errors="replace")  # half a surrogate pair, say
+    write_whole(path, page(title, "".join(sections)), errors="replace")  # text of a task may hold half a surrogate pair
     return path
 
 

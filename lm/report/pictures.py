@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import Unusable
+from lm.files import write_whole
 from lm.report.svg import Series, heat_map, line_chart
 
 PICTURES = "pictures.json"
@@ -109,9 +110,7 @@ def add_pictures(workdir: str | Path, section: str, pictures: Sequence[Picture])
     path = Path(workdir) / PICTURES
     kept = read_pictures(workdir) | {section: list(pictures)}
     text = json.dumps({name: [to_json(p) for p in found] for name, found in kept.items()}, allow_nan=False)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, text)
 
 
 def read_pictures(workdir: str | Path) -> dict[str, list[Picture]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.exits import Unusable
+from lm.files import write_whole
 
 METRICS = "metrics.jsonl"
 SESSION_START = 1
@@ -48,9 +49,7 @@ class Writer:
         """Drop the rows beyond a step and a last line that a kill cut short."""
         kept = [row for row in _rows(self._path) if row["step"] <= step]
         self._metrics.close()
-        temporary = self._path.with_name(f".{METRICS}.tmp")
-        temporary.write_text("".join(map(_line, kept)))
-        temporary.replace(self._path)
+        write_whole(self._path, map(_line, kept))
         self._metrics = self._path.open("a")
         # TensorBoard forgets what it has read from this step on when a session starts.
         self._event(_integer(2, int(step) + 1) + _bytes(7, _integer(1, SESSION_START)))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.data import Codec, Contamination, Document, build_corpus
+from lm.files import write_whole
 from lm.strict import ConfigError, require_choice, require_positive
 from tasks.math import gsm8k
 from tasks.math.benchmarks import read, split_program
@@ -190,7 +191,7 @@ def build(
             facts["documents" if fits else "too_long"] += 1
             if fits:
                 yield made
-        mixture.write_text(json.dumps(facts))
+        write_whole(mixture, json.dumps(facts))
 
     build_corpus(folder / "corpus", "tinygsm", {"train": documents}, data.length, origin)
     return Built(folder / "corpus", codec, json.loads(mixture.read_text()) | {"codec_sha256": codec.digest})

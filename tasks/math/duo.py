@@ -14,7 +14,6 @@ absent; one that is there is used again if it was made from the same inputs, and
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from lm.checkpoint import MANIFEST
 from lm.config import OptimizerConfig, Recipe, TrainConfig
+from lm.files import write_rows
 from lm.report.folder import RunFolder
 from lm.report.html import write_report
 from lm.report.writer import METRICS, read_rows
@@ -163,8 +163,7 @@ def run_duo(recipe: Recipe, folder: Path, workdir: Path, duo: Duo, quiet: bool =
         summary |= {"recipe": judging.name, "step": verifier.step, **found.figures()}
         mine.stamp({"duo": asdict(duo), "generator": {"recipe": recipe.name, "steps": generator.steps}})
         mine.write_json("summary.json", summary)
-        lines = (json.dumps(example) + "\n" for example in examples(tested, scored))
-        mine.path("samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_rows(mine.path("samples.jsonl"), examples(tested, scored))
         mine.status("done", step=verifier.step)
         write_report(workdir)
     return summary

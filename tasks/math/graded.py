@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.data import read_jsonl
 from lm.exits import UserError
+from lm.files import write_rows
 from lm.trained import Trained
 from tasks.math.scorers import grade
 
@@ -129,10 +130,7 @@ def keep(path: Path, inputs: dict[str, Any], make: Callable[[], Iterable[dict[st
     """
     head = json.loads(json.dumps({"inputs": inputs}))
     if not path.exists():
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in (head, *make()))
-        temporary.replace(path)
+        write_rows(path, chain([head], make()))
         return
     found = next(read_jsonl(path), {})
     if found != head:

@@ -9,7 +9,6 @@ programs/data.jsonl (a TinyGSM set, rows {question, code}), round/ (the run) and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 
 from lm.config import OptimizerConfig, Recipe, TrainConfig
+from lm.files import write_rows
 from lm.report.folder import RunFolder
 from lm.step import EVALUATE, purpose
 from lm.train import fit
@@ -85,6 +85,4 @@ def right_programs(rows: Iterable[Graded]) -> list[dict[str, str]]:
 def write_programs(path: Path, rows: Iterable[dict[str, str]]) -> None:
     """Write a TinyGSM set, all of it or nothing."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
+    write_rows(path, rows)

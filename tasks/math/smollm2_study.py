@@ -14,6 +14,7 @@ import jax
 
 from lm.decode import sample
 from lm.evaluate import rate
+from lm.files import write_whole
 from lm.strict import override
 from lm.train import fit
 from lm.types import Key, Net, Params, Rate
@@ -44,7 +45,7 @@ def run(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     gsm8k.load(source)  # says what is missing
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / "train.jsonl", folder)
-    (folder / "test.jsonl").write_text("\n".join(first_by_hash(source / "test.jsonl", ASKED)) + "\n", "utf-8")
+    write_whole(folder / "test.jsonl", "\n".join(first_by_hash(source / "test.jsonl", ASKED)) + "\n")
     questions, file = gsm8k.load(folder)[1], str(smollm2_file())
     changes = {"weights": file, "data.tokenizer": file, "data.gsm8k": str(folder), "train.seed": seed}
     recipe = override(smollm2_gsm8k_cpu(), changes)

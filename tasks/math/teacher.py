@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import re
 import threading
@@ -27,6 +26,7 @@ from typing import Any
 
 from lm.data import read_jsonl
 from lm.exits import UserError
+from lm.files import write_rows, write_whole
 from lm.strict import ConfigError, require_positive
 from tasks.math.benchmarks import split_program
 from tasks.math.chat import Chat, NoAnswerError
@@ -119,8 +119,8 @@ def teach(lesson: Lesson, questions: Sequence[str], folder: Path) -> dict[str, A
         chat.stopped.set()
         rows, report = harvest((replies[i] for i in sorted(replies)), lesson)
         report["session"] = dict(session) | {"asked": len(missing)}
-        _write(folder / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        _write(folder / "report.json", json.dumps(report, indent=1))
+        write_rows(folder / "data.jsonl", rows)
+        write_whole(folder / "report.json", json.dumps(report, indent=1))
     return report
 
 
@@ -242,10 +242,3 @@ def _ask_all(lesson: Lesson, chat: Chat, questions: Sequence[str], indices: Iter
         if isinstance(answer, Exception) and not isinstance(answer, NoAnswerError):
             raise answer
         yield index, answer
-
-
-def _write(path: Path, content: str) -> None:
-    """Put a file in its place whole."""
-    beside = path.with_suffix(".new")
-    beside.write_text(content, encoding="utf-8")
-    os.replace(beside, path)

@@ -22,6 +22,7 @@ import numpy as np
 from lm.config import OptimizerConfig, Recipe, TrainConfig, TransformerConfig
 from lm.data import Codec, Corpus, Document, build_corpus, pack, read_json, read_jsonl
 from lm.data.mixture import Mixture, Phase
+from lm.files import write_rows, write_whole
 from lm.losses import cross_entropy
 from lm.strict import ConfigError, require_choice, require_positive
 from lm.types import Evaluation, Example, Key, Net, Params, Rate, Source
@@ -162,8 +163,8 @@ def prepared(data: StemData, folder: Path) -> tuple[list[Text], dict[str, Any]]:
     elif "filtered" in data.used:
         raise ConfigError("data.phases.weights: the source filtered needs data.textbooks, which its judge learns from")
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text("".join(json.dumps(text._asdict()) + "\n" for text in texts))
-    about.write_text(json.dumps(found, indent=1))
+    write_rows(kept, (text._asdict() for text in texts))
+    write_whole(about, json.dumps(found, indent=1))
     return texts, found
 
 

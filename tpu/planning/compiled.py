@@ -6,7 +6,6 @@ Nothing is allocated: state and batches are shapes, and the compiler needs no de
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,6 @@ QUIET = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
@@ -83,6 +81,8 @@ def compile_recipe(recipe: Recipe, topology: Topology) -> Compiled:
     """Compile the stretch of steps that training a recipe on a topology runs."""
     import jax
 
+    from lm.memory import needed
+
     lowered, mesh = lower(recipe, devices_of(topology))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,10 +90,10 @@ def compile_recipe(recipe: Recipe, topology: Topology) -> Compiled:
             # Written by the compiler itself: as_text() fails on the asynchronous programs of v5p, v6e and tpu7x.
             compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         except jax.errors.JaxRuntimeError as error:
-            said, needed = str(error).splitlines()[0], needed_bytes(str(error))
-            if needed is None:
+            said, sizes = str(error).splitlines()[0], needed(str(error))
+            if sizes is None:
                 raise UserError(f"the TPU compiler refuses {recipe.name} on {topology.name}: {said}") from None
-            return Compiled(False, time.monotonic() - begun, {}, needed, "", said, mesh)
+            return Compiled(False, time.monotonic() - begun, {}, sizes[0], "", said, mesh)
         seconds = time.monotonic() - begun
         text = max(Path(folder).glob("*.after_codegen.txt"), key=lambda file: file.stat().st_size).read_text()
     memory = memory_of(compiled)
@@ -133,11 +133,3 @@ def memory_of(compiled: Any) -> dict[str, int]:
         "code": stats.generated_code_size_in_bytes,
     }
     return found | {"peak": found["arguments"] + found["outputs"] - found["aliased"] + found["temporaries"]}
-
-
-def needed_bytes(message: str) -> float | None:
-    """Return how much memory a program needs that the compiler found too large; None where it said something else."""
-    if "Ran out of memory" not in message:
-        return None
-    found = re.search(r"(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of|exceeds)", message)
-    return float(found[1]) * UNITS[found[2]] if found else None
