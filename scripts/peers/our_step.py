@@ -50,7 +50,7 @@ def recipe_of(shape: Shape, precision: str) -> Recipe:
         heads=shape.heads,
         norm="layer",
         positions=Learned(shape.length),
-        dtype=precision,
+        dtype="float32",
     )
     optimizer = OptimizerConfig(
         learning_rate=LEARNING_RATE,

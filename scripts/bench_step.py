@@ -1,0 +1,133 @@
+"""A training step against other programs: three decoders, each side at each precision, in turns on the same cores.
+
+The clock is the processor time of a process on one core; the ratios of seconds on two cores stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lm.exits import Absent
+from scripts.peers.comparison import Comparison
+from scripts.peers.environments import ENVIRONMENTS, python_of
+from scripts.peers.products import FLOPS
+from scripts.peers.race import Side, Taken, race, ratio
+from scripts.peers.shapes import SHAPES
+from tasks.task import Claim
+
+ROUNDS = 3
+SLICE = {"tiny": 2.0, "small256": 4.0, "small50k": 8.0}  # seconds
+CPU = {"JAX_PLATFORMS": "cpu"}
+PRECISIONS = ("float32", "bfloat16")
+BARS = {
+    "float32": {"tiny": 1.5, "small256": 1.9, "small50k": 2.4},
+    "bfloat16": {"tiny": 1.05, "small256": 1.05, "small50k": 1.2},
+}
+
+
+def ours(shape: str, precision: str) -> Side:
+    """Return our side."""
+    return Side("scripts.peers.our_step", {"shape": shape, "precision": precision}, env=CPU)
+
+
+def step(workdir: Path, scale: str, seed: int, peers: Path) -> Mapping[str, float]:
+    """Measure every shape at every precision against PyTorch, eager and compiled, and against products alone."""
+    torch = python_of("torch", peers)
+    figures: dict[str, float] = {}
+    for precision in PRECISIONS:
+        ceiling = ceilings(torch, precision)
+        figures |= {f"{library}_{precision}_gflops": rate / 1e9 for library, rate in ceiling.items()}
+        for shape in SHAPES:
+            said = {"shape": shape, "precision": precision}
+            sides = {
+                "ours": ours(shape, precision),
+                "eager": Side("scripts.peers.torch_step", {**said, "compiled": False}, torch),
+                "compiled": Side("scripts.peers.torch_step", {**said, "compiled": True}, torch),
+            }
+            taken = race(sides, 1, SLICE[shape], ROUNDS)
+            name = f"{shape}_{precision}"
+            figures |= compared(name, taken) | gap(name, taken["ours"], ceiling["jax"])
+            best = faster(taken)
+            both = race({side: sides[side] for side in ("ours", best)}, 2, SLICE[shape], ROUNDS)
+            figures |= ratio(both[best], both["ours"], "wall").figures(f"{name}_wall_ratio")
+    return figures
+
+
+def step_jax(workdir: Path, scale: str, seed: int, peers: Path) -> Mapping[str, float]:
+    """Measure every shape in float32 against nanodo's model."""
+    checkout = (peers / "nanodo").absolute()
+    if not (checkout / "nanodo" / "model.py").is_file():
+        raise Absent(f"peer nanodo is not in {checkout}: clone the repository google-deepmind/nanodo there")
+    figures: dict[str, float] = {}
+    for shape in SHAPES:
+        said = {"shape": shape, "precision": "float32", "checkout": str(checkout)}
+        sides = {"ours": ours(shape, "float32"), "nanodo": Side("scripts.peers.nanodo_step", said, env=CPU)}
+        figures |= compared(shape, race(sides, 1, SLICE[shape], ROUNDS))
+    return figures
+
+
+def faster(taken: Mapping[str, Taken]) -> str:
+    """Return the peer whose steps take the least processor time."""
+    return min((name for name in taken if name != "ours"), key=lambda name: ratio(taken[name], taken["ours"]).value)
+
+
+def compared(name: str, taken: Mapping[str, Taken]) -> dict[str, float]:
+    """Return figures of ours against the faster peer: time, memory and loss; and how each side fared."""
+    best, mine = taken[faster(taken)], taken["ours"]
+    figures = ratio(best, mine).figures(f"{name}_ratio")
+    figures[f"{name}_memory"] = mine.facts["peak_memory"] / best.facts["peak_memory"]
+    figures[f"{name}_loss"] = abs(early(mine) - early(best))
+    for side, each in taken.items():
+        figures[f"{name}_{side}_ms"] = 1e3 * min(each.slices("cpu"))
+        figures[f"{name}_{side}_mb"] = each.facts["peak_memory"] / 1e6
+        figures[f"{name}_{side}_first_step"] = each.facts["first_step"]
+    return figures
+
+
+def early(taken: Taken) -> float:
+    """Return the mean loss of steps 2 to 5."""
+    return mean(taken.facts["losses"][1:5])
+
+
+def ceilings(torch: Path, precision: str) -> dict[str, float]:
+    """Return the operations a second of large matrix products on one core, by library."""
+    pythons: Mapping[str, Mapping[str, Any]] = {"jax": {}, "torch": {"python": torch}}
+    sides = {
+        library: Side("scripts.peers.products", {"library": library, "precision": precision}, env=CPU, **python)
+        for library, python in pythons.items()
+    }
+    return {library: FLOPS / min(each.slices("cpu")) for library, each in race(sides, 1, 1.0, 5).items()}
+
+
+def gap(name: str, mine: Taken, ceiling: float) -> dict[str, float]:
+    """Return the milliseconds that the step's products take at the ceiling, and the step in multiples of them."""
+    floor = mine.facts["flops"] / ceiling
+    return {f"{name}_floor_ms": 1e3 * floor, f"{name}_gap": min(mine.slices("cpu")) / floor}
+
+
+def claims(peer: str, name: str, at_least: float) -> tuple[Claim, ...]:
+    """Return what is claimed of a shape against a peer."""
+    about = f"{name.replace('_', ', ')}, against {peer}"
+    return (
+        Claim("", f"Training step, {about}: ratio of processor time", f"{name}_ratio", at_least=at_least),
+        Claim("", f"Peak memory, {about}: ratio", f"{name}_memory", at_most=1.0),
+        Claim("", f"Mean loss of steps 2 to 5, {about}: difference", f"{name}_loss", at_most=0.05, rule="worst"),
+    )
+
+
+TORCH = f"{ENVIRONMENTS['torch'].pins[0]} with fused attention, eager or compiled, the faster"
+STEP = Comparison(
+    "speed_step",
+    "Training step against PyTorch",
+    tuple(c for p in PRECISIONS for s in SHAPES for c in claims(TORCH, f"{s}_{p}", BARS[p][s])),
+    step,
+)
+STEP_JAX = Comparison(
+    "speed_step_jax",
+    "Training step against programs in JAX",
+    tuple(c for s in SHAPES for c in claims("nanodo's model in our loop", s, 2.0)),
+    step_jax,
+)
