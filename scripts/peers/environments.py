@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from lm.exits import Absent
+from lm.files import write_whole
 
 FOLDER = Path("runs/peers")  # where environments are kept, one folder each
 
@@ -58,7 +59,7 @@ def _build(name: str, environment: Environment, home: Path, wanted: str) -> None
         part = Path(rough) / name
         _run(name, _interpreter(name, environment), "-m", "venv", str(part))
         _run(name, str(part / "bin" / "python"), "-m", "pip", "install", "--quiet", *environment.pins)
-        (part / "pins.txt").write_text(wanted, encoding="utf-8")
+        write_whole(part / "pins.txt", wanted)
         shutil.rmtree(home, ignore_errors=True)
         part.rename(home)
 
