@@ -112,6 +112,16 @@ class Checkpoints:
         """Return the recipe that a step (the latest) was saved with, as JSON."""
         return self._meta(self._whole(step))["recipe"]
 
+    def open(self) -> None:
+        """Make all that saving needs, half a second's work, which a caller may do while the device is busy.
+
+        Every process calls it at the same time, or leaves it to the first save. Raises Unusable where it fails.
+        """
+        try:
+            self._manager = self._manager or self._open()
+        except OSError as error:
+            raise self._unwritten(error) from error
+
     def save(self, step: int, state: TrainState, recipe_json: str) -> None:
         """Start saving a step in the background; the state may be donated as soon as this returns.
 
@@ -122,10 +132,10 @@ class Checkpoints:
 
         self.wait()
         self._saving = step
+        self.open()
         meta = {"format": FORMAT, "step": step, "recipe": recipe_json, "leaves": _leaves(state)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         try:
-            self._manager = self._manager or self._open()
             saved = self._manager.save(step, args=items)
         except (OSError, ValueError) as error:
             raise self._unwritten(error) from error
@@ -160,7 +170,8 @@ class Checkpoints:
         # tensorstore wraps what the system said in a paragraph of paths
         code = re.search(r"os_error_code='(\d+)'", str(error))
         reason = os.strerror(int(code[1])) if code else str(error).split("\n")[0] or type(error).__name__
-        return Unusable(f"checkpoint {self._saving} could not be written to {self.directory}: {reason}")
+        what = "checkpoints" if self._saving is None else f"checkpoint {self._saving}"
+        return Unusable(f"{what} could not be written to {self.directory}: {reason}")
 
     def _open(self) -> Any:
         import orbax.checkpoint as ocp
@@ -180,7 +191,12 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        # Weights hardly shrink, and to try takes as long as all the rest of a save, from cores that steps could use.
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+        return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def _seal(self) -> None:
         # Orbax calls this in process 0 when all files of all processes are written, before the rename. On an

@@ -352,6 +352,7 @@ def train(
         state, metrics = run.stretch(state, run.batches(start + ahead, count), count)
         journal.record(start, step, metrics, state)
         watchdog.stepped()
+        checkpoints.open()
         try:
             if step % recipe.train.save_every == 0 or step == last:
                 save()
