@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import time
@@ -23,6 +24,7 @@ RULES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "highest": max,
     "lowest": min,
 }
+SPEED = re.compile(r"speed.*|generators|majority|plans")  # names of the results that stand in the table of speed
 FEW, MANY = 12, 60  # figures that fit on a line; more than a table should have
 
 
@@ -113,9 +115,15 @@ def table(claims: Sequence[Mapping[str, Any]]) -> str:
         each = ", ".join(f"{value:.4g}" for value in claim["measured"])
         seeds = f" ({claim['rule']} of {each})" if len(claim["measured"]) > 1 else ""
         verdict = "holds" if claim["passed"] else "**missed**"
-        cells = (claim["statement"], claim["paper_value"], f"{claim['value']:.4g}{seeds}", claim["bar"], verdict)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(
+            row(claim["statement"], claim["paper_value"], f"{claim['value']:.4g}{seeds}", claim["bar"], verdict)
+        )
     return "\n".join(lines)
+
+
+def row(*cells: str) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def others(result: Mapping[str, Any]) -> str:
@@ -162,13 +170,49 @@ def lengths(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{head}|---|---|---|---|\n{''.join(rows)}" if rows else ""
 
 
+def speed(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return every claim about speed, with its peer, its range, and how far the physical limit is; "" without any.
+
+    A statement says `WHAT, against PEER: MEASURE`. Beside a metric `NAME_ratio` the figures may hold its range over
+    rounds (`NAME_ratio_low`, `NAME_ratio_high`), the limit (`NAME_floor_UNIT`) and how far off it is (`NAME_gap`).
+    """
+    rows = []
+    for result in results:
+        for claim in result["claims"] if SPEED.fullmatch(result["name"]) else ():
+            figures, metric = result["figures"], claim["metric"]
+            what, _, rest = claim["statement"].partition(" against ")
+            peer, _, measure = rest.partition(": ")
+            what = f"{what.rstrip(',')}: {measure}" if measure else claim["statement"]
+            low = min((*claim["measured"], *figures.get(f"{metric}_low", ())))
+            high = max((*claim["measured"], *figures.get(f"{metric}_high", ())))
+            spread = f" ({low:.3g} to {high:.3g})" if low < high else ""
+            verdict = "holds" if claim["passed"] else "**missed**"
+            limit = (limit_of(figures, metric.removesuffix("_ratio"), name) for name in ("floor", "gap"))
+            theirs = "; ".join(filter(None, (peer, claim["paper_value"])))
+            name = f"`{result['name']}`"
+            rows.append(row(name, what, theirs, f"{claim['value']:.3g}{spread}", claim["bar"], verdict, *limit) + "\n")
+    about = (
+        "Each in one run on one machine: median (and range). The floor is what the machine's products alone would take."
+    )
+    head = row("bench", "what", "peer", "measured", "bar", "verdict", "floor", "gap")
+    return f"\n## Speed\n\n{about}\n\n{head}\n|{'---|' * 8}\n{''.join(rows)}" if rows else ""
+
+
+def limit_of(figures: Mapping[str, Sequence[float]], name: str, kind: str) -> str:
+    """Return the median of a figure NAME_floor or NAME_gap, with the unit that may end its name; "" without one."""
+    for metric, each in figures.items():
+        if found := re.fullmatch(rf"{re.escape(name)}_{kind}(?:_(\w+))?", metric):
+            return f"{statistics.median(each):.3g} {found[1] or ('x' if kind == 'gap' else '')}".rstrip()
+    return ""
+
+
 def render(folder: Path) -> str:
     """Return the page of all the results in a folder."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     passed = [claim["passed"] for result in results for claim in result["claims"]]
     page = f"# Results\n\n{sum(passed)} of {len(passed)} claims hold. "
     page += "`scripts/reproduce.py` and `scripts/bench.py` write this page.\n"
-    page += lengths(results)
+    page += speed(results) + lengths(results)
     for result in results:
         where = f"{result['hardware']}, jax {result['versions']['jax']}, commit {result['commit'][:7]}"
         page += f"\n## {result['paper']}\n\n{table(result['claims'])}\n\n"

@@ -18,7 +18,7 @@ from lm.report.html import write_report
 from lm.report.pictures import HeatMap, Lines, add_pictures, draw, from_json, read_pictures, to_json
 from lm.report.svg import Series, standalone
 from lm.types import Batch
-from scripts.results import render, save
+from scripts.results import render, save, speed
 
 EVIL = "</svg><script>alert(1)</script> & \"quoted\" 'text'"
 MAP = HeatMap("Success", [[0.0, 0.5], [None, 1.0]], ["r 10", EVIL], ["300", "1,000"], "width", "samples", percent=True)
@@ -87,6 +87,43 @@ def test_damaged_pictures_are_one_line(tmp_path, text):
     (tmp_path / "pictures.json").write_text(text)
     with pytest.raises(Unusable, match="does not hold pictures"):
         write_report(tmp_path)
+
+
+def test_speed_stands_in_one_table():
+    ratio = {
+        "statement": "Training step, tiny, against torch==2.13.0, eager | compiled: ratio",
+        "paper_value": "",
+        "metric": "tiny_ratio",
+        "measured": [1.5, 1.7],
+        "value": 1.6,
+        "bar": ">= 1.5",
+        "passed": True,
+    }
+    memory = ratio | {
+        "statement": "GiB a chip",
+        "metric": "gib",
+        "paper_value": "2.07",
+        "measured": [2.5],
+        "value": 2.5,
+    }
+    figures = {
+        "tiny_ratio": [1.5, 1.7],
+        "tiny_ratio_low": [1.4, 1.6],
+        "tiny_ratio_high": [1.55, 1.8],
+        "tiny_floor_ms": [100.0, 102.0, 90.0],
+        "tiny_gap": [2.5],
+    }
+    results = [
+        {"name": "speed_step", "claims": [ratio], "figures": figures},
+        {"name": "majority_kernels", "claims": [ratio], "figures": figures},  # a paper, not a bench
+        {"name": "plans", "claims": [memory | {"passed": False}], "figures": {"gib": [2.5]}},
+    ]
+    assert speed(results).splitlines()[-2:] == [
+        "| `speed_step` | Training step, tiny: ratio | torch==2.13.0, eager \\| compiled | 1.6 (1.4 to 1.8) | >= 1.5 "
+        "| holds | 100 ms | 2.5 x |",
+        "| `plans` | GiB a chip | 2.07 | 2.5 | >= 1.5 | **missed** |  |  |",
+    ]
+    assert speed(results[1:2]) == ""
 
 
 def test_results_have_their_pictures_beside_them(tmp_path):
