@@ -34,7 +34,9 @@ PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax", "orbax-checkpoint", "numpy", "grain"),
     *("array_record", "tensorflow-datasets", "tokenizers", "tyro"),
 )
-VARIABLES = re.compile(r"JAX_|XLA_|TPU_|LIBTPU|MEGASCALE_|CUDA_VISIBLE|NVIDIA_VISIBLE|TF_CPP|GLIBC_TUNABLES|LD_PRELOAD")
+VARIABLES = re.compile(
+    r"CAMBIUM_|JAX_|XLA_|TPU_|LIBTPU|MEGASCALE_|CUDA_VISIBLE|NVIDIA_VISIBLE|TF_CPP|GLIBC_TUNABLES|LD_PRELOAD"
+)
 PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "grpc_proxy")
 LOCK = Path("/tmp/libtpu_lockfile")
 GIB = 2**30

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ClassVar, NoReturn
 
+from lm.environment import settle
 from lm.strict import ConfigError
 
 # What a system says of a disk that is full, over quota, read-only or broken, or of a file that may not grow.
@@ -74,8 +75,10 @@ def main_guard(main: Callable[[list[str]], None]) -> NoReturn:
 
     An ExitError or ConfigError becomes one line on stderr; with `--debug` anywhere among the arguments the
     traceback goes before it. Any other exception is a defect and keeps its traceback. SIGTERM is an exception too,
-    so that what is half written is cleaned up; code that has something to save brings its own handler.
+    so that what is half written is cleaned up; code that has something to save brings its own handler. The program
+    runs in the environment of `lm.environment`.
     """
+    settle()
     debug, alone = "--debug" in sys.argv, True
     try:
         with _terminable():

@@ -14,6 +14,7 @@ import pytest
 # Before jax is imported anywhere; the processes that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["CAMBIUM_ENVIRONMENT"] = "as_is"
 # Most of the time is the compiler's, and these two halve it. Programs compile as a user's do with
 # JAX_DISABLE_MOST_OPTIMIZATIONS=false XLA_FLAGS= before the command.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")

@@ -15,7 +15,7 @@ ROOMS = ("lm", "tasks", "scripts", "tpu", "tests", "docs")
 # Rooms of lm from the ground up: a room imports from its own storey and from those below.
 STOREYS = (
     {
-        *("strict", "types", "model_config", "config", "exits", "job", "doctor", "flops", "collectives"),
+        *("strict", "types", "model_config", "config", "environment", "exits", "job", "doctor", "flops", "collectives"),
         *("files", "versions"),
     },
     {"models", "mesh", "rollcall", "processes"},

@@ -33,7 +33,7 @@ class Journal:
 
     def __init__(self, folder: RunFolder | None, recipe: Recipe, start: int, quiet: bool):
         self.folder, self.recipe, self.quiet = folder, recipe, quiet
-        self.schedule = schedule_of(recipe)
+        self.schedule = jax.jit(schedule_of(recipe))
         self.begun, self.start = time.monotonic(), start
         self.table: list[tuple[str, list[int], int]] = []
         self.tokens, self.unit = 0, "tokens"
