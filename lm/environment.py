@@ -66,7 +66,7 @@ def _processor() -> str:
 
 
 def _ready(folder: Path) -> bool:
-    """Make the folder, remove from it what was compiled long ago (JAX itself sets no limit), say whether it is there."""
+    """Make the folder, empty it of what was compiled long ago (JAX sets it no limit), and say whether it is there."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*-cache"):
