@@ -18,6 +18,7 @@ from scripts.bench_generators import GENERATORS
 from scripts.bench_growth import GROWTH
 from scripts.bench_layouts import LAYOUTS_BENCH
 from scripts.bench_save import SAVE
+from scripts.bench_start import START
 from scripts.bench_step import STEP, STEP_JAX
 from scripts.bench_transforms import MAJORITY
 from scripts.measure import command, killed, largest_difference, seconds
@@ -181,6 +182,7 @@ BENCHES = {
     "generators": GENERATORS,
     "layouts": LAYOUTS_BENCH,
     "speed_save": SAVE,
+    "speed_start": START,
     "speed_step": STEP,
     "speed_step_jax": STEP_JAX,
 }

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import monitoring  # jax.monitoring removes all listeners or none
 from test_checkpoint import run_child
 
 from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
@@ -19,6 +20,7 @@ from lm.losses import next_token
 from lm.memory import explained, needed, shortage
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
+from lm.report.journal import Journal
 from lm.step import init_state, make_step, repeat
 from lm.strict import ConfigError
 from lm.sweep import grid_points, run_sweep
@@ -307,3 +309,25 @@ def test_training_begins_with_the_weights_given_and_refuses_others(tmp_path):
         fit(recipe, tmp_path / "other", quiet=True, initial=other)
     with pytest.raises(ConfigError, match="a sweep draws its weights"):
         run_sweep(dataclasses.replace(recipe, weights="somewhere"), {}, [0])
+
+
+def test_a_run_compiles_nothing_after_its_first_evaluation(tmp_path, monkeypatch):
+    compiled, counts, plain = [], [], Journal.evaluation
+
+    def listen(event, seconds, **facts):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(facts["fun_name"])
+
+    def evaluation(self, step, found):
+        plain(self, step, found)
+        counts.append(len(compiled))
+
+    monkeypatch.setattr(Journal, "evaluation", evaluation)
+    train = dataclasses.replace(RECIPE.train, steps=8, evaluate_every=2, save_every=3, log_every=1)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        fit(dataclasses.replace(RECIPE, train=train), tmp_path, quiet=True)
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    assert len(counts) == 4 and counts[0] > 0
+    assert compiled[counts[0] :] == []
