@@ -15,7 +15,7 @@ from lm.mesh import over_heads
 from lm.models.layers import SAVED
 from lm.types import Array
 
-LANES = 128  # splash works on tiles of so many tokens
+LANES = 128  # numbers side by side in a TPU's vector; splash works on tiles of so many tokens
 TILES = (512, 256, LANES)
 # Their compiler knows no splash kernels; GPUs before Ampere, and those of other makers, have no cuDNN flash attention.
 WITHOUT = re.compile(r"TPU v[23]$|T4|[KMP]\d0|[PV]100|Quadro|GTX|TITAN|RTX 20|AMD|gfx|Radeon")
@@ -53,13 +53,15 @@ def splash_attention(
 
     length = q_BHLh.shape[2]
     tiles: Any = (next(size for size in TILES if length % size == 0),) * 8
+    # Heads that do not fill the lanes would be padded, in memory and in every product: there tokens lie along them.
+    layout = kernels.QKVLayout.HEAD_DIM_MINOR if q_BHLh.shape[3] % LANES == 0 else kernels.QKVLayout.SEQ_MINOR
     square = (length, length)
     mask = masks.CausalMask(square) if window is None else masks.LocalMask(square, (window - 1, 0), 0)
 
     def attend(q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, segments_BL: Array | None) -> Array:
         kernel = kernels.make_splash_mha(
             masks.MultiHeadMask([mask] * q_BHLh.shape[1]),
-            block_sizes=kernels.BlockSizes(*tiles),
+            block_sizes=kernels.BlockSizes(*tiles, q_layout=layout, k_layout=layout, v_layout=layout),
             head_shards=1,
             q_seq_shards=1,
             residual_checkpoint_name=SAVED,
