@@ -144,6 +144,8 @@ class TransformerConfig:
     embedding_dropout: float = 0.0
     attention: str = "auto"  # blocked on CPU, splash on TPU, cudnn on GPU, and plain where that does not fit; or a name
     dtype: str = "auto"  # float32 on CPU, bfloat16 compute on accelerators; or float32, bfloat16
+    products: str | None = None  # the type of their operands, their sums are float32: float32, bfloat16; None: as dtype
+    reference: bool = False  # plain forms of everything on every platform: slower, and differentiable forwards too
     remat: str | bool = "none"  # what the backward pass computes again: none, dots, attention, full; or False, True
     unroll: bool | None = None  # None: unrolled on CPU up to 8 layers, scanned elsewhere
     initialisation: str = "scaled"  # scaled: N(0, 0.02), output projections / sqrt(2 depth); lecun; t5

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 Array = jax.Array
 Key = jax.Array
 Params = Any
+DType = Any
 
 
 class Example(NamedTuple):

@@ -125,10 +125,9 @@ SENT = {
         ("all-to-all", "fsdp"): (2, 2 * STREAM // 8),
     },
     # Behind the two projections of each layer forward, before the inner ones backward: query, key, value and up. The
-    # embedding and the gradient of the features; the logits' maximum, sum and target; and who holds the argmax.
+    # embedding and the gradient of the features; the logits' maximum, sum and target, and the first of the greatest.
     "tensor=2": {
-        ("all-reduce", "tensor"): (20, 4 * (2 + 4) * STREAM + 2 * STREAM + 3 * IDS),
-        ("all-gather", "tensor"): (2, 2 * 2 * IDS),
+        ("all-reduce", "tensor"): (21, 4 * (2 + 4) * STREAM + 2 * STREAM + 4 * IDS),
     },
     # Keys and values of each layer, with the segments and groups, and back their gradient; the gradient of all weights.
     "sequence=4": {

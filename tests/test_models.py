@@ -174,8 +174,8 @@ def test_unrolled_blocks_equal_scanned_ones_forward_and_backward(name):
 
 
 @pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (2, 40), (1, 100)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads, window, masked):
+@pytest.mark.parametrize(("masked", "biased"), [(False, False), (True, False), (True, True)])
+def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads, window, masked, biased):
     length, rng = 150, np.random.default_rng(0)
     q, k, v, w = (rng.standard_normal((B, heads, length, 8)).astype(np.float32) for heads in (4, kv_heads, kv_heads, 4))
     slopes = make_scheme(ALiBi(), width=32, heads=4, head_width=8)
@@ -190,7 +190,7 @@ def test_blocked_attention_equals_plain_attention_forward_and_backward(kv_heads,
         return jax.jit(
             jax.value_and_grad(
                 lambda qkv: (
-                    attend(*qkv, scale=0.5, segments_BL=segments, bias=bias if masked else None, **sizes) * w
+                    attend(*qkv, scale=0.5, segments_BL=segments, bias=bias if biased else None, **sizes) * w
                 ).sum()
             )
         )((q, k, v))

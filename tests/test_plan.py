@@ -193,9 +193,9 @@ def test_the_model_counts_operations_in_closed_form():
 
 
 def model_block():
-    from lm.models.attention import QUERY_BLOCK
+    from lm.models.blocked import BLOCK
 
-    return QUERY_BLOCK
+    return BLOCK
 
 
 @pytest.mark.parametrize("devices", [1, 4])

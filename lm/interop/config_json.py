@@ -28,7 +28,17 @@ IGNORED = frozenset(
     }
 )
 # Fields that change no score.
-TRAINING = ("dropout", "embedding_dropout", "attention", "dtype", "remat", "unroll", "initialisation")
+TRAINING = (
+    "dropout",
+    "embedding_dropout",
+    "attention",
+    "dtype",
+    "products",
+    "reference",
+    "remat",
+    "unroll",
+    "initialisation",
+)
 LARGEST = 2**31
 
 

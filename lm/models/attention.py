@@ -1,6 +1,6 @@
-"""Causal attention: a plain form, a blocked form for CPU, a form over a cache, and the layer that uses them.
+"""Causal attention: a plain form, forms by platform, a form over a cache, and the layer that uses them.
 
-`causal_attention` chooses between the first two, which agree forward and backward. Letters: h width of one head,
+`causal_attention` chooses between all but the cached, which agree forward and backward. Letters: h width of one head,
 Q new tokens, G query heads that share a key/value head.
 """
 
@@ -18,14 +18,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lm.config import Tempered
 from lm.mesh import device_kind, gather_tokens, platform
-from lm.models import fused
-from lm.models.layers import SAVED, DType, Here, Initialiser, Projection, fan_in_normal
+from lm.models import blocked, fused
+from lm.models.layers import SAVED, Here, Initialiser, Projection, fan_in_normal
+from lm.models.masks import blocks, same_segment, visible
 from lm.models.positions import Tables, rotate
 from lm.strict import require_choice
-from lm.types import Array
+from lm.types import Array, DType
 
-QUERY_BLOCK = 64
-MASKED = -1e30
 FORMS = MappingProxyType({"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"})
 
 # (slice of the queries, slice of the keys) -> what is added to their scores, [B, H, Q, S], or nothing
@@ -66,14 +65,14 @@ def causal_attention(
     bias: Bias | None = None,
     window: int | None = None,
     form: str = "auto",
+    operands: DType | None = None,
 ) -> Array:
     """Attend to earlier tokens of the same segment, [B, H, L, h], in the form that suits the platform or a named one.
 
     With groups, only to those of the same group or of group 0. With a `window`, only to the last tokens of that
     number, the query's own included. A form is used where it takes the problem, else the plain one:
 
-    blocked  on CPU; queries go in blocks that read only the keys they may see, half the work, and it stays in cache:
-             L of two blocks or more
+    blocked  on CPU; L of two blocks or more; the operands of its products are of the type `operands` (None: of q)
     splash   on TPU; no bias, no groups, L a multiple of 128
     cudnn    on GPU; no bias, no groups, L even, h a multiple of 8 up to 128, bfloat16 or float16
     """
@@ -85,9 +84,11 @@ def causal_attention(
     if form == "cudnn" and fusible and fused.takes_cudnn(q_BHLh):
         out_BHLh = fused.cudnn_attention(q_BHLh, k_BKLh, v_BKLh, **masked)
     else:
-        blocked = form == "blocked" and q_BHLh.shape[2] >= 2 * QUERY_BLOCK
-        attend = blocked_attention if blocked else plain_attention
-        out_BHLh = attend(q_BHLh, k_BKLh, v_BKLh, **masked, groups_BL=groups_BL, bias=bias)
+        masked |= {"groups_BL": groups_BL, "bias": bias}
+        if form == "blocked" and q_BHLh.shape[2] >= 2 * blocked.BLOCK:
+            out_BHLh = blocked_attention(q_BHLh, k_BKLh, v_BKLh, **masked, operands=operands)
+        else:
+            out_BHLh = plain_attention(q_BHLh, k_BKLh, v_BKLh, **masked)
     return checkpoint_name(out_BHLh, SAVED)
 
 
@@ -101,42 +102,40 @@ def attention_form(name: str) -> str:
 
 def plain_attention(q_BHLh, k_BKLh, v_BKLh, **how) -> Array:
     """Attend with all scores at once."""
-    return _attend_block(q_BHLh, k_BKLh, v_BKLh, slice(0, q_BHLh.shape[2]), **how)
+    everything = slice(0, q_BHLh.shape[2])
+    return _attend_block(q_BHLh, k_BKLh, v_BKLh, everything, everything, **how)
 
 
-def blocked_attention(q_BHLh, k_BKLh, v_BKLh, *, block: int = QUERY_BLOCK, **how) -> Array:
+def blocked_attention(
+    q_BHLh, k_BKLh, v_BKLh, *, block: int = blocked.BLOCK, operands: DType | None = None, **how
+) -> Array:
     """Attend in blocks of queries."""
-    length = q_BHLh.shape[2]
-    blocks = [slice(start, min(start + block, length)) for start in range(0, length, block)]
-    parts = [_attend_block(q_BHLh, k_BKLh, v_BKLh, rows, **how) for rows in blocks]
-    return jnp.concatenate(parts, axis=2)
+    if how.get("bias") is None:
+        tokens = blocked.Tokens(how.get("segments_BL"), how.get("groups_BL"))
+        settings = blocked.How(how["scale"], jnp.dtype(operands or q_BHLh.dtype), how.get("window"), block)
+        return blocked.attend(settings, q_BHLh, k_BKLh, v_BKLh, tokens)
+    # The gradient of the bias is the bias's own matter: what follows leaves it to JAX.
+    parts = blocks(q_BHLh.shape[2], block, how.get("window"))
+    return jnp.concatenate([_attend_block(q_BHLh, k_BKLh, v_BKLh, *part, **how) for part in parts], axis=2)
 
 
-def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, **how) -> Array:
+def _attend_block(q_BHLh, k_BKLh, v_BKLh, rows: slice, seen: slice, **how) -> Array:
     """Attend from one block of queries to all keys that one of them may see."""
-    weights_BHQS, seen = _weigh_block(q_BHLh, k_BKLh, rows, **how)
-    return _weighted_sum(weights_BHQS, v_BKLh[:, :, seen])
+    return _weighted_sum(_weigh_block(q_BHLh, k_BKLh, rows, seen, **how), v_BKLh[:, :, seen])
 
 
 def _weigh_block(
-    q_BHLh, k_BKLh, rows: slice, *, scale, segments_BL=None, groups_BL=None, bias=None, window=None
-) -> tuple[Array, slice]:
-    """Return the attention of one block of queries, [B, H, Q, S], and the slice of the S keys that one may see."""
-    seen = slice(0 if window is None else max(0, rows.start - window + 1), rows.stop)
-    query_Q1, key_1S = jnp.arange(rows.start, rows.stop)[:, None], jnp.arange(seen.start, seen.stop)[None]
-    allowed_QS = key_1S <= query_Q1 if window is None else (key_1S <= query_Q1) & (key_1S > query_Q1 - window)
-    allowed = allowed_QS[None, None]
-    if segments_BL is not None:
-        allowed = allowed & same_segment(segments_BL[:, rows], segments_BL[:, seen])
-    if groups_BL is not None:
-        allowed = allowed & open_groups(groups_BL[:, rows], groups_BL[:, seen])
+    q_BHLh, k_BKLh, rows: slice, seen: slice, *, scale, segments_BL=None, groups_BL=None, bias=None, window=None
+) -> Array:
+    """Return the attention of one block of queries to the keys that one of them may see, [B, H, Q, S]."""
     scores_BHQS = _scores(q_BHLh[:, :, rows], k_BKLh[:, :, seen], scale)
-    return _softmax(scores_BHQS, allowed, bias and bias(rows, seen)), seen
+    return _softmax(scores_BHQS, visible(rows, seen, segments_BL, groups_BL, window), bias and bias(rows, seen))
 
 
 def attention_weights(q_BHLh, k_BKLh, **how) -> Array:
     """Return the attention of each token to each, [B, H, L, L] in float32."""
-    return _weigh_block(q_BHLh, k_BKLh, slice(0, q_BHLh.shape[2]), **how)[0]
+    everything = slice(0, q_BHLh.shape[2])
+    return _weigh_block(q_BHLh, k_BKLh, everything, everything, **how)
 
 
 def cached_attention(
@@ -174,17 +173,6 @@ def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int |
     return allowed_B1QT & near_QT[None, None]
 
 
-def same_segment(queries_BQ: Array, keys_BS: Array) -> Array:
-    """Return [B, 1, Q, S]. Padding, segment 0, sees padding: no row is empty and no real token sees it."""
-    return queries_BQ[:, None, :, None] == keys_BS[:, None, None, :]
-
-
-def open_groups(queries_BQ: Array, keys_BS: Array) -> Array:
-    """Return which keys lie in the group of a query or in group 0, which is open to all: [B, 1, Q, S]."""
-    keys_B11S = keys_BS[:, None, None, :]
-    return (queries_BQ[:, None, :, None] == keys_B11S) | (keys_B11S == 0)
-
-
 def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:
     batch, heads, count, width = q_BHQh.shape
     kv_heads, slots = k_BKSh.shape[1:3]
@@ -196,7 +184,7 @@ def _scores(q_BHQh: Array, k_BKSh: Array, scale: float) -> Array:
 def _softmax(scores_BHQS: Array, allowed: Array, bias_BHQS: Array | None) -> Array:
     if bias_BHQS is not None:
         scores_BHQS = scores_BHQS + bias_BHQS
-    return jax.nn.softmax(jnp.where(allowed, scores_BHQS, MASKED))
+    return jax.nn.softmax(jnp.where(allowed, scores_BHQS, blocked.MASKED))
 
 
 def _weighted_sum(weights_BHQS: Array, v_BKSh: Array) -> Array:
@@ -242,6 +230,7 @@ class Attention(nn.Module):
     residual_init: Initialiser = fan_in_normal
     score_bias: Callable[[Tables, Array, Array], Array | None] | None = None
     form: str = "auto"
+    operands: DType | None = None  # of all products; None: as dtype, by the plain product
 
     @nn.compact
     def __call__(
@@ -253,7 +242,7 @@ class Attention(nn.Module):
         use_bias = self.use_bias if self.qkv_bias is None else self.qkv_bias
 
         def project(name: str, heads: int, init: Initialiser) -> Array:
-            y = Projection(heads * self.head_width, use_bias, self.dtype, init, name=name)(x_MD)
+            y = Projection(heads * self.head_width, use_bias, self.dtype, init, operands=self.operands, name=name)(x_MD)
             return y.reshape(batch, length, heads, self.head_width)
 
         def bias(queries_BQ: Array, keys_BS: Array) -> Array | None:
@@ -275,7 +264,7 @@ class Attention(nn.Module):
                 "bias": block_bias if self.score_bias else None,
                 "window": self.window,
             }
-            out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how, form=self.form)
+            out_BHLh = causal_attention(q_BHLh, k_BKLh, v_BKLh, **how, form=self.form, operands=self.operands)
             if self.is_mutable_collection("intermediates") and not self.is_initializing():
                 self.sow("intermediates", "weights", attention_weights(q_BHLh, k_BKLh, **how))
         elif cache is None:
@@ -295,5 +284,6 @@ class Attention(nn.Module):
             )
         out_MD = out_BHLh.swapaxes(1, 2).reshape(batch * length, self.heads * self.head_width)
         out_MD = Here(name="heads")(out_MD)
-        out_MD = Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="output")(out_MD)
+        shape = (x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init)
+        out_MD = Projection(*shape, operands=self.operands, name="output")(out_MD)
         return out_MD, None if cache is None else (k_BKLh, v_BKLh)

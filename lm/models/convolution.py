@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.mesh import platform
-from lm.models.layers import DType, Initialiser
-from lm.types import Array
+from lm.models.layers import Initialiser
+from lm.types import Array, DType
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from lm.mesh import platform
+from lm.products import product
 from lm.strict import require_choice
-from lm.types import Array
+from lm.types import Array, DType
 
 Initialiser = Callable[..., Array]
-DType = Any
-
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": jax.nn.gelu,
@@ -38,9 +37,9 @@ INITIALISATIONS = ("scaled", "lecun", "t5")
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
-def compute_dtype(name: str) -> str:
+def compute_dtype(name: str, field: str = "model.dtype") -> str:
     """Return the name of the type to compute in: "auto" is float32 on CPU and bfloat16 on accelerators."""
-    require_choice("model.dtype", name, ("auto", "float32", "bfloat16"))
+    require_choice(field, name, ("auto", "float32", "bfloat16"))
     if name != "auto":
         return name
     return "float32" if platform() == "cpu" else "bfloat16"
@@ -129,11 +128,14 @@ class Projection(nn.Module):
     dtype: DType = jnp.float32
     kernel_init: Initialiser = fan_in_normal
     bias_init: Initialiser = nn.initializers.zeros
+    operands: DType | None = None  # of the product; None: as dtype, by the plain product
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         kernel_DF = self.param("kernel", self.kernel_init, (x_MD.shape[-1], self.features))
-        y_MF = x_MD.astype(self.dtype) @ kernel_DF.astype(self.dtype)
+        x_MD = x_MD.astype(self.dtype)
+        plain = self.operands is None
+        y_MF = x_MD @ kernel_DF.astype(self.dtype) if plain else product(x_MD, kernel_DF, self.operands)
         if not self.use_bias:
             return y_MF
         bias_F = self.param("bias", self.bias_init, (self.features,))
@@ -192,14 +194,17 @@ class FeedForward(nn.Module):
     dtype: DType = jnp.float32
     kernel_init: Initialiser = fan_in_normal
     residual_init: Initialiser = fan_in_normal
+    operands: DType | None = None  # of all products; None: as dtype, by the plain product
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         def project(name: str) -> Array:
-            return Projection(self.hidden, self.use_bias, self.dtype, self.kernel_init, name=name)(x_MD)
+            shape = (self.hidden, self.use_bias, self.dtype, self.kernel_init)
+            return Projection(*shape, operands=self.operands, name=name)(x_MD)
 
         if self.activation in GATED:
             hidden_MF = GATED[self.activation](project("gate")) * project("up")
         else:
             hidden_MF = ACTIVATIONS[self.activation](project("up"))
-        return Projection(x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init, name="down")(hidden_MF)
+        shape = (x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init)
+        return Projection(*shape, operands=self.operands, name="down")(hidden_MF)

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from lm.config import MajorityKernels
 from lm.models.convolution import convolve, he_normal
-from lm.models.layers import DType, Initialiser, fan_in_normal
+from lm.models.layers import Initialiser, fan_in_normal
 from lm.strict import ConfigError
-from lm.types import Array, Key
+from lm.types import Array, DType, Key
 
 NOISE = 0.01  # of the `shared` initialisation, relative to the standard deviation of the one draw
 

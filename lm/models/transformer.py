@@ -49,13 +49,12 @@ from lm.models.attention import (
     Past,
     attention_form,
     cache_mask,
-    open_groups,
-    same_segment,
 )
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
+from lm.models.masks import causal, open_groups, same_segment
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
-from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
+from lm.types import Array, Batch, Cache, DType, Key, Net, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +66,13 @@ class Resolved(TransformerConfig):
     feedforward: int = 1
     qkv_bias: bool = False
     head_bias: bool = False
+    products: str = "float32"
     remat: str = "none"
     unroll: bool = False
+
+    @property
+    def operands(self) -> DType | None:
+        return None if self.reference else jnp.dtype(self.products)
 
     @property
     def scheme(self) -> Scheme:
@@ -102,6 +106,10 @@ def resolve(config: TransformerConfig) -> Resolved:
     kv_heads = config.heads if config.kv_heads is None else config.kv_heads
     if config.heads % kv_heads:
         raise ConfigError(f"model.heads {config.heads} is not a multiple of model.kv_heads {kv_heads}")
+    dtype = layers.compute_dtype(config.dtype)
+    products = layers.compute_dtype(config.products or dtype, "model.products")
+    if config.reference and products != dtype:
+        raise ConfigError(f"model.products {config.products} is not for model.reference, whose operands are {dtype}")
     gated_hidden = -(-8 * config.width // 24) * 8
     hidden = gated_hidden if config.activation in layers.GATED else 4 * config.width
     derived = {
@@ -110,8 +118,9 @@ def resolve(config: TransformerConfig) -> Resolved:
         "feedforward": config.feedforward or hidden,
         "qkv_bias": config.bias if config.qkv_bias is None else config.qkv_bias,
         "head_bias": config.bias if config.head_bias is None else config.head_bias,
-        "attention": attention_form(config.attention),
-        "dtype": layers.compute_dtype(config.dtype),
+        "attention": "plain" if config.reference else attention_form(config.attention),
+        "dtype": dtype,
+        "products": products,
         "unroll": layers.unrolled(config.depth) if config.unroll is None else config.unroll,
     }
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(TransformerConfig)}
@@ -144,6 +153,7 @@ class Block(nn.Module):
             residual_init=inits.residual,
             score_bias=config.scheme.bias if config.scheme.biased else None,
             form=config.attention,
+            operands=config.operands,
             name="attention",
         )
         feedforward = FeedForward(
@@ -153,6 +163,7 @@ class Block(nn.Module):
             dtype=dtype,
             kernel_init=inits.kernel,
             residual_init=inits.residual,
+            operands=config.operands,
             name="feedforward",
         )
         h_MD = self._enter("attention", x_MD)
@@ -228,8 +239,11 @@ class Transformer(nn.Module):
         if config.norm_place != "post":
             x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
 
-        features_BLD = x_MD.reshape(batch, length, config.width)
+        # The head is a product too, which whoever asks for scores does.
+        features_BLD = x_MD.reshape(batch, length, config.width).astype(config.operands or dtype)
         outputs = self._outputs(config, embedding, features_BLD, inits)
+        if config.reference:
+            outputs = Outputs(outputs.logits)
         return outputs, None if cache is None else _write(cache, written, tokens, outputs)
 
     def _outputs(
@@ -289,9 +303,7 @@ def _look_around(context: Context, window: int | None) -> Context:
     positions_BT = gather_tokens(context.positions)
     if positions_BT.shape[1] == length:
         return context
-    slots_Q1, slots_1T = first_slot(length) + jnp.arange(length)[:, None], jnp.arange(positions_BT.shape[1])[None]
-    allowed_QT = slots_1T <= slots_Q1 if window is None else (slots_1T <= slots_Q1) & (slots_1T > slots_Q1 - window)
-    allowed = allowed_QT[None, None]
+    allowed = causal(first_slot(length) + jnp.arange(length), jnp.arange(positions_BT.shape[1]), window)
     if context.segments is not None:
         allowed = allowed & same_segment(context.segments, gather_tokens(context.segments))
     if context.groups is not None:

@@ -1,0 +1,79 @@
+"""Matrix products by platform: what type their operands have, and how a CPU is asked for them.
+
+y_MN = product(x_MK, w_KN, jnp.bfloat16)  # operands rounded to bfloat16, sums in float32, the result in the type of x
+
+XLA for CPU has fast kernels where the sum runs along the rows of the left operand, in float32, and then bfloat16
+operands are twice as fast as float32 ones. A kernel's gradient x.T @ g is not such a product: both operands are
+widened. So what would be read across its rows is written anew along them first.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from lm.mesh import platform
+from lm.types import Array, DType
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x_MK: Array, w_KN: Array, operands: DType) -> Array:
+    """Return x @ w, [M, N], in the type of x; both are rounded to the type of `operands` first, gradients likewise.
+
+    It has no forward-mode derivative: jnp.matmul is the plain form.
+    """
+    return _forward(x_MK, w_KN, operands)[0]
+
+
+def _forward(x_MK: Array, w_KN: Array, operands: DType) -> tuple[Array, tuple[Array, ...]]:
+    narrow_MK, narrow_KN = x_MK.astype(operands), w_KN.astype(operands)
+    # What is empty tells the types of the gradients.
+    return times(narrow_MK, narrow_KN).astype(x_MK.dtype), (narrow_MK, narrow_KN, x_MK[:0], w_KN[:0])
+
+
+def _backward(operands: DType, kept: tuple[Array, ...], g_MN: Array) -> tuple[Array, Array]:
+    (x_MK, w_KN, x, w), g_MN = kept, g_MN.astype(operands)
+    return by_left(g_MN, w_KN).astype(x.dtype), by_right(x_MK, g_MN).astype(w.dtype)
+
+
+product.defvjp(_forward, _backward)
+
+
+def times(x_MK: Array, w_KN: Array) -> Array:
+    """Return x @ w, [M, N], summed in float32."""
+    return _dot(x_MK, w_KN, 1, 0)
+
+
+def by_left(g_MN: Array, w_KN: Array) -> Array:
+    """Return what a gradient g by a product is by its left operand: g @ w.T, [M, K], summed in float32.
+
+    There may be several leading axes in place of M.
+    """
+    return _dot(g_MN, w_KN, g_MN.ndim - 1, 1)
+
+
+def by_right(x_MK: Array, g_MN: Array) -> Array:
+    """Return what a gradient g by a product is by its right operand: x.T @ g, [K, N], summed in float32.
+
+    There may be several leading axes in place of M.
+    """
+    x_MK, g_MN = (x.reshape(-1, x.shape[-1]) for x in (x_MK, g_MN))
+    narrow = x_MK.shape[1] <= g_MN.shape[1]
+    if platform() != "cpu" or x_MK.shape[0] % 2 or (x_MK.dtype == jnp.float32 and narrow):
+        return _dot(x_MK, g_MN, 0, 0)
+    if narrow:
+        return _dot(_across(x_MK), g_MN, 1, 0)
+    return _across(_dot(_across(g_MN), x_MK, 1, 0))
+
+
+def _dot(x: Array, y: Array, along_x: int, along_y: int) -> Array:
+    return jax.lax.dot_general(x, y, (((along_x,), (along_y,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _across(x_MK: Array) -> Array:
+    """Return x.T as an array of its own, made of halves so that XLA takes no product of it for one of x."""
+    rows, columns = x_MK.shape
+    parts = 2 if rows % 2 == 0 else 1
+    return x_MK.reshape(parts, rows // parts, columns).transpose(2, 0, 1).reshape(columns, rows)

@@ -1,0 +1,134 @@
+"""Laws of matrix products: of rounded operands, summed in float32, whatever the shapes; and the plain forms."""
+
+from dataclasses import replace
+from itertools import product as every
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.config import Recipe, TrainConfig, TransformerConfig
+from lm.losses import greatest, is_best, next_token
+from lm.models import blocked_attention, build, plain_attention
+from lm.models.transformer import resolve
+from lm.products import product
+from lm.strict import ConfigError
+from lm.types import Batch
+
+RNG = np.random.default_rng(0)
+CONFIG = TransformerConfig(vocabulary=64, depth=2, width=64, heads=4, kv_heads=2, dtype="float32")
+LENGTH = 128  # two blocks of queries
+SHAPES = [
+    (1, 1, 1),
+    (1, 8, 3),
+    (7, 5, 2),
+    (2, 33, 5),
+    (6, 5, 33),
+    (64, 33, 7),
+    (50, 3, 128),
+    (256, 96, 32),
+    (256, 32, 96),
+]
+
+
+def numbers(*shape):
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("operands", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_product_and_its_gradients_are_those_of_the_rounded_operands(operands, mapped):
+    def both(x, w, g):
+        out, back = jax.vjp(lambda x, w: product(x, w, operands), x, w)
+        return out, *back(g)
+
+    def expected(x, w, g):
+        x, w, g = (np.asarray(a.astype(operands), np.float64) for a in (x, w, g))
+        return x @ w, g @ w.T, x.T @ g
+
+    for rows, inner, columns in SHAPES:
+        arguments = [numbers(2, *shape) for shape in ((rows, inner), (inner, columns), (rows, columns))]
+        if mapped:
+            found = jax.jit(jax.vmap(both))(*arguments)
+        else:
+            found = jax.tree.map(lambda *a: jnp.stack(a), *(jax.jit(both)(*(a[i] for a in arguments)) for i in (0, 1)))
+        for member in (0, 1):
+            for a, b in zip(found, expected(*(a[member] for a in arguments)), strict=True):
+                assert a.dtype == jnp.float32
+                np.testing.assert_allclose(a[member], b, atol=1e-5 * rows**0.5 * inner**0.5, err_msg=str(a.shape))
+
+
+def test_products_in_bfloat16_keep_the_types_of_what_they_are_given():
+    x, w = numbers(8, 4).astype(jnp.bfloat16), numbers(4, 6)
+    out, back = jax.vjp(lambda x, w: product(x, w, jnp.bfloat16), x, w)
+    assert [a.dtype for a in (out, *back(out))] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_attention_with_operands_in_bfloat16_is_near_that_in_float32(heads):
+    q, k, v, g = (numbers(2, each, LENGTH, 16) for each in (4, heads, heads, 4))
+
+    def of(attend, **how):
+        return jax.jit(lambda q, k, v: jax.vjp(lambda *x: attend(*x, scale=0.25, **how), q, k, v)[1](g))(q, k, v)
+
+    pairs = zip(of(blocked_attention, operands=jnp.bfloat16), of(plain_attention), strict=True)
+    errors = [float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs]
+    assert 1e-4 < max(errors) < 2e-2  # eight bits, and not more of them
+
+
+def loss_and_gradient(config, params=None):
+    net = build(config)
+    params = net.init(jax.random.key(0)) if params is None else params
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, config.vocabulary, (2, LENGTH)))
+    places = jnp.tile(jnp.arange(LENGTH), (2, 1))
+    batch = Batch(tokens, jnp.roll(tokens, -1, 1), jnp.ones((2, LENGTH)), places, {})
+    return jax.jit(jax.value_and_grad(lambda p: next_token(net.apply, p, batch, None)[0]))(params)
+
+
+def test_the_reference_is_the_model_in_plain_forms():
+    (loss, gradient), (plain_loss, plain) = (
+        loss_and_gradient(replace(CONFIG, reference=flag)) for flag in (False, True)
+    )
+    np.testing.assert_allclose(loss, plain_loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+    net = build(replace(CONFIG, reference=True))
+    tokens = jnp.zeros((1, LENGTH), jnp.int32)
+    batch = Batch(tokens, tokens, jnp.ones((1, LENGTH)), tokens, {})
+    params = net.init(jax.random.key(0))
+    outputs = net.apply(params, batch)
+    assert outputs.head is None and outputs.logits.shape == (1, LENGTH, CONFIG.vocabulary)
+    slope = jax.jvp(lambda p: next_token(net.apply, p, batch, None)[0], (params,), (params,))[1]
+    assert np.isfinite(slope)  # forwards too
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda p: net.apply(p, batch).logits)(params))
+
+
+def test_a_model_with_operands_in_bfloat16_is_near_the_one_in_float32():
+    (loss, gradient), (narrow_loss, narrow) = (
+        loss_and_gradient(replace(CONFIG, products=p)) for p in (None, "bfloat16")
+    )
+    assert 1e-7 < abs(loss - narrow_loss) < 1e-3
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(narrow), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(a).max()))
+
+
+def test_what_products_may_be_is_said():
+    with pytest.raises(ConfigError, match="model.products.*bfloat16"):
+        resolve(replace(CONFIG, products="bfloat1"))
+    with pytest.raises(ConfigError, match="model.products bfloat16 is not for model.reference"):
+        resolve(replace(CONFIG, products="bfloat16", reference=True))
+    assert resolve(replace(CONFIG, dtype="bfloat16")).products == "bfloat16"
+    assert resolve(resolve(replace(CONFIG, reference=True))).operands is None
+    assert Recipe(task=None, model=CONFIG, train=TrainConfig()).model.products is None
+
+
+def test_the_best_is_the_first_of_the_greatest_and_nothing_is_best_among_nothing():
+    rows = every((0.0, 1.0, float("nan")), repeat=3)
+    logits = jnp.asarray([row for row in rows if not np.isnan(row).any()])
+    for target in range(3):
+        targets = jnp.full(len(logits), target)
+        np.testing.assert_array_equal(is_best(logits, greatest(logits), targets), jnp.argmax(logits, -1) == targets)
+    nothing = jnp.asarray([[0.0, float("nan"), 1.0]])
+    assert not any(is_best(nothing, greatest(nothing), jnp.asarray([target])).any() for target in range(3))
