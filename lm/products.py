@@ -18,12 +18,18 @@ from lm.mesh import platform
 from lm.types import Array, DType
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x_MK: Array, w_KN: Array, operands: DType) -> Array:
     """Return x @ w, [M, N], in the type of x; both are rounded to the type of `operands` first, gradients likewise.
 
-    It has no forward-mode derivative: jnp.matmul is the plain form.
+    On CPU it has no forward-mode derivative: jnp.matmul is the plain form.
     """
+    if platform() == "cpu":
+        return _on_cpu(x_MK, w_KN, operands)
+    return jnp.matmul(x_MK.astype(operands), w_KN.astype(operands), preferred_element_type=x_MK.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _on_cpu(x_MK: Array, w_KN: Array, operands: DType) -> Array:
     return _forward(x_MK, w_KN, operands)[0]
 
 
@@ -38,7 +44,7 @@ def _backward(operands: DType, kept: tuple[Array, ...], g_MN: Array) -> tuple[Ar
     return by_left(g_MN, w_KN).astype(x.dtype), by_right(x_MK, g_MN).astype(w.dtype)
 
 
-product.defvjp(_forward, _backward)
+_on_cpu.defvjp(_forward, _backward)
 
 
 def times(x_MK: Array, w_KN: Array) -> Array:
