@@ -105,6 +105,8 @@ def repeat(step: Step) -> Callable[[TrainState, Batch | None, Array], tuple[Trai
     one program serves every stretch, so a run that stops anywhere repeats the uninterrupted run bit for bit.
     """
 
+    step = jax.jit(step, inline=True)  # traced once, for the shapes of its metrics and for the loop
+
     def run(state: TrainState, batches: Batch | None, count: Array) -> tuple[TrainState, Metrics]:
         def at(i: Array) -> Batch | None:
             return None if batches is None else jax.tree.map(lambda x: x[i], batches)

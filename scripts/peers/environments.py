@@ -33,7 +33,7 @@ ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
     {
         "torch": Environment(("torch==2.13.0", "transformers==5.23.0")),
         "litgpt": Environment(("torch==2.13.0", "litgpt==0.5.13")),
-        "maxtext": Environment(("maxtext==0.2.5",), (3, 12)),
+        "maxtext": Environment(("maxtext[tpu]==0.2.5",), (3, 12)),
     }
 )
 
