@@ -111,6 +111,9 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np
     return tokens_BL, segments_BL
 
 
+STRETCH = 64  # steps that are not worth a division
+
+
 class _State(NamedTuple):
     """What the loop carries: the cache, the last token of each row and what has been found so far."""
 
@@ -141,19 +144,14 @@ def generate(
 
     All candidates of a prompt share its prefill. `logprobs` are the model's own, before temperature and truncation.
     """
-    extend, new_cache = net.extend, net.cache
-    if extend is None or new_cache is None:
+    if net.reader is None or net.cache is None or net.grow is None:
         raise ConfigError("this model has no cached decoding and cannot be sampled from")
+    read = net.reader(params)
     batch, length = tokens_BL.shape
     positions_BL = jnp.maximum(jnp.cumsum(segments_BL, axis=1) - 1, 0)
-    # Behind the barrier the empty cache is no constant: XLA would fold what attention makes of it, for minutes.
-    cache = jax.lax.optimization_barrier(new_cache(batch, length + max_new))
-    outputs, cache = extend(params, _new_tokens(tokens_BL, positions_BL, segments_BL), cache)
+    cache = net.cache(batch, length + max_new, room=0)
+    outputs, cache = read(_new_tokens(tokens_BL, positions_BL, segments_BL), cache)
     rows = batch * candidates
-    cache = cache._replace(
-        layers=jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=1), cache.layers),
-        tokens=jax.tree.map(lambda leaf: jnp.repeat(leaf, candidates, axis=0), cache.tokens),
-    )
     prompt_R = jnp.repeat(segments_BL.sum(axis=1), candidates)
     keys_R = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(candidates)))(keys_B).ravel()
 
@@ -164,19 +162,34 @@ def generate(
     def step(carry: tuple[Array, _State]) -> tuple[Array, _State]:
         time, state = carry
         batch = _new_tokens(state.last_R[:, None], (prompt_R + time - 1)[:, None], jnp.ones((rows, 1), jnp.int32))
-        outputs, cache = extend(params, batch, state.cache)
+        outputs, cache = read(batch, state.cache)
         return time + 1, accept(state._replace(cache=cache), _last_logits(outputs), time)
 
     zeros_R = jnp.zeros(rows, jnp.int32)
     empty = _State(
         cache, zeros_R, jnp.full((rows, max_new), pad, jnp.int32), zeros_R, jnp.zeros(rows), jnp.zeros(rows, bool)
     )
-    first = accept(empty, jnp.repeat(_last_logits(outputs), candidates, axis=0), jnp.zeros((), jnp.int32))
-    _, last = jax.lax.while_loop(
-        lambda carry: (carry[0] < max_new) & ~carry[1].finished_R.all(), step, (jnp.ones((), jnp.int32), first)
-    )
-    found = (last.tokens_RT, last.lengths_R, last.logprobs_R, last.finished_R)
+    state = accept(empty, jnp.repeat(_last_logits(outputs), candidates, axis=0), jnp.zeros((), jnp.int32))
+    time = jnp.ones((), jnp.int32)
+    for start, room in stretches(max_new - 1):
+        state = state._replace(cache=net.grow(state.cache, room, 1 if start else candidates))
+
+        def is_going(carry: tuple[Array, _State], last: int = start + room) -> Array:
+            return (carry[0] <= last) & ~carry[1].finished_R.all()
+
+        time, state = jax.lax.while_loop(is_going, step, (time, state))
+    found = (state.tokens_RT, state.lengths_R, state.logprobs_R, state.finished_R)
     return Candidates(*(leaf.reshape(batch, candidates, *leaf.shape[1:]) for leaf in found))
+
+
+def stretches(count: int) -> list[tuple[int, int]]:
+    """Divide so many steps into one stretch or two, (start, length) each.
+
+    Each is a loop over a cache as long as its last step needs, so that early steps read less. More loops would save
+    less than they take to compile.
+    """
+    length = max(STRETCH, -(-count // 2))
+    return [(start, min(length, count - start)) for start in range(0, count, length)]
 
 
 def _accept(state: _State, token_R: Array, logits_RV: Array, time: Array, stop: int, pad: int) -> _State:

@@ -87,14 +87,18 @@ class Outputs(NamedTuple):
 class Cache(NamedTuple):
     """The decoding state of a net: what `extend` has seen so far.
 
-    Every leaf of `layers` is [n, B, ...] for all or some of the layers, every leaf of `tokens` is [B, ...]
-    (positions and segments of the cached keys, say), and `index` is the number of slots in use, one for the
-    whole batch: prompts are padded on the left with segment 0, so all rows write to the same slot.
+    Every leaf of `layers` is [n, B, ...] for all or some of the layers, or [n, b, ...] where B / b rows that follow
+    each other share what it holds; every leaf of `tokens` is [B, ...] (positions and segments of the cached keys,
+    say), and `index` is the number of slots in use, one for the whole batch: prompts are padded on the left with
+    segment 0, so all rows write to the same slot.
     """
 
     layers: Any
     tokens: Any
     index: Array  # type: ignore[assignment]
+
+
+Reader = Callable[[Batch, Cache], tuple[Outputs, Cache]]
 
 
 class Net(NamedTuple):
@@ -103,15 +107,25 @@ class Net(NamedTuple):
     init(key) -> params
     apply(params, batch, key=None) -> Outputs; a key turns on what is random (dropout, redrawn positions), and a
     transformer's takes `attention=True`, which puts its attention into the outputs
-    cache(batch_size, length) -> Cache, or None where the model has no cached decoding; a transformer's takes
-    `groups=True`, which keeps the groups of what it has seen
-    extend(params, batch, cache) -> (Outputs of the new tokens, Cache): batch holds only the new tokens
+    cache(batch_size, length, room=None) -> Cache, or None where the model has no cached decoding: of `length` slots,
+    `room` of them open, all by default. Without any, the tokens read first take as many as they are. A transformer's
+    takes `groups=True`, which keeps the groups of what it has seen
+    grow(cache, room, copies=1) -> Cache: all open slots are full, and so many more are opened; every row goes on
+    `copies` times, and the copies follow each other
+    reader(params) -> (batch, cache) -> (Outputs of the new tokens, Cache): batch holds only the new tokens. What can
+    be done to the parameters ahead, casts say, is done once, so a loop calls `reader` outside
     """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Outputs]
     cache: Callable[..., Cache] | None = None
-    extend: Callable[[Params, Batch, Cache], tuple[Outputs, Cache]] | None = None
+    grow: Callable[..., Cache] | None = None
+    reader: Callable[[Params], Reader] | None = None
+
+    def extend(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read new tokens once."""
+        assert self.reader is not None
+        return self.reader(params)(batch, cache)
 
 
 class Transform(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 
 from lm.candidates import best_at_k, best_score, majority_vote, pass_at_k, weighted_vote
 from lm.config import ALiBi, MLPConfig, RNNConfig, Tempered, TransformerConfig
-from lm.decode import bucket, choose, generate, pad_left, sample, truncate
+from lm.decode import bucket, choose, generate, pad_left, sample, stretches, truncate
 from lm.models import build
 from lm.strict import ConfigError
 from lm.types import Batch
@@ -108,6 +108,43 @@ def test_candidates_carry_the_models_own_log_probability():
             np.testing.assert_allclose(found.logprobs[row, c], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_long_text_is_written_in_stretches_that_change_nothing():
+    net, params = model("rotary")
+    assert stretches(0) == []
+    assert stretches(9) == [(0, 9)]
+    assert stretches(69) == [(0, 64), (64, 5)]
+    assert stretches(511) == [(0, 256), (256, 255)]
+    found = sample(net, params, PROMPTS[:2], **settings(max_new=70, stop=V, temperature=2.0, candidates=2))
+    for row, prompt in enumerate(PROMPTS[:2]):
+        tokens_CL = np.concatenate([np.tile(prompt, (2, 1)), found.tokens[row]], axis=1)
+        positions_CL = np.tile(np.arange(tokens_CL.shape[1]), (2, 1))
+        logprobs = jax.nn.log_softmax(net.apply(params, Batch(tokens_CL, None, None, positions_CL, {})).logits)
+        each = np.take_along_axis(np.asarray(logprobs[:, len(prompt) - 1 : -1]), found.tokens[row][..., None], axis=-1)
+        np.testing.assert_allclose(found.logprobs[row], each.sum(axis=(1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_cache_in_parts_that_copies_share_equals_the_full_pass(name):
+    net, params = model(name)
+    rng, (rows, copies, length) = np.random.default_rng(5), (2, 3, 10)
+    seen, new = rng.integers(0, V, (rows, 4)), rng.integers(0, V, (rows * copies, length - 4))
+    tokens = np.concatenate([np.repeat(seen, copies, axis=0), new], axis=1)
+    segments = np.tile([0, 0, *[1] * (length - 2)], (rows * copies, 1))
+    positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
+    batch = jax.tree.map(jnp.asarray, Batch(tokens, tokens, np.zeros(tokens.shape), positions, {}, segments))
+    read, found = jax.jit(net.reader(params)), []
+    _, state = read(jax.tree.map(lambda leaf: leaf[::copies, :4], batch), net.cache(rows, length, room=0))
+    state = net.grow(state, 2, copies)
+    for start, stop, room in ((4, 5, 0), (5, 6, 3), (6, 9, 1), (9, 10, 0)):
+        outputs, state = read(jax.tree.map(lambda leaf, where=slice(start, stop): leaf[:, where], batch), state)
+        state = net.grow(state, room) if room else state
+        found.append(outputs.logits)
+    assert int(state.index) == length
+    for row in range(rows * copies):
+        expected = full_pass(name)(tokens[row, 2:].tolist())[2:]
+        np.testing.assert_allclose(jnp.concatenate(found, axis=1)[row], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_temperature_near_zero_and_one_token_left_are_greedy():
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((50, V)), jnp.float32)
     keys, best = jax.random.split(jax.random.key(0), 50), jnp.argmax(logits, axis=-1)
@@ -146,15 +183,18 @@ def test_generate_is_one_program_that_ends_with_its_last_row():
     net, params = model("rotary")
     calls = []
 
-    def counted(params, batch, cache):
-        jax.debug.callback(lambda: calls.append(batch.inputs.shape[1]))
-        return net.extend(params, batch, cache)
+    def counted(params):
+        def read(batch, cache):
+            jax.debug.callback(lambda: calls.append(batch.inputs.shape[1]))
+            return net.extend(params, batch, cache)
+
+        return read
 
     tokens, segments = pad_left(PROMPTS[1:2], PAD)
     stop = greedy("rotary", PROMPTS[1])[0][2]
     keys = jax.random.split(jax.random.key(0), 1)
     run = jax.jit(
-        lambda keys: generate(net._replace(extend=counted), params, tokens, segments, keys, stop=stop, max_new=50)
+        lambda keys: generate(net._replace(reader=counted), params, tokens, segments, keys, stop=stop, max_new=50)
     )
     found = run(keys)
     jax.effects_barrier()

@@ -34,7 +34,7 @@ from lm.models.resnet import ResNet, resnet_net
 from lm.models.rnn import RNN, rnn_net
 from lm.models.transformer import Block, Transformer, transformer_net
 from lm.strict import ConfigError
-from lm.types import Batch, Net, Params
+from lm.types import Example, Net
 
 __all__ = [
     "build",
@@ -74,11 +74,12 @@ def _without_groups(net: Net, name: str) -> Net:
     """Return a net that refuses batches with groups: it has no causal attention that they could mask."""
 
     def refusing(run: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(params: Params, batch: Batch, *arguments: Any, **settings: Any) -> Any:
-            if batch.groups is not None:
+        def checked(*arguments: Any, **settings: Any) -> Any:
+            if any(isinstance(each, Example) and each.groups is not None for each in arguments):
                 raise ConfigError(f"model {name} cannot read a batch with groups; they mask a TransformerConfig alone")
-            return run(params, batch, *arguments, **settings)
+            return run(*arguments, **settings)
 
         return checked
 
-    return net._replace(apply=refusing(net.apply), extend=None if net.extend is None else refusing(net.extend))
+    make = net.reader
+    return net._replace(apply=refusing(net.apply), reader=None if make is None else lambda p: refusing(make(p)))

@@ -29,7 +29,8 @@ FORMS = MappingProxyType({"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"})
 
 # (slice of the queries, slice of the keys) -> what is added to their scores, [B, H, Q, S], or nothing
 Bias = Callable[[slice, slice], Array | None]
-LayerCache = tuple[Array, Array]
+KeysValues = tuple[Array, Array]
+LayerCache = tuple[KeysValues, ...]  # parts of the slots; a part of fewer rows is shared by rows that follow each other
 
 
 class Past(NamedTuple):
@@ -148,16 +149,34 @@ def cached_attention(
     allowed_B1QT: Array,
     bias_BHQT: Array | None = None,
 ) -> Array:
-    """Attend from new tokens to the cached keys and to their own, [B, H, Q, h].
+    """Attend from new tokens to the cached keys, part by part, and to their own, [B, H, Q, h].
 
-    The cache is read as it was before these tokens, so that the caller can write it in place afterwards.
+    The cache is read as it was before these tokens, so that the caller can write it in place afterwards. Rows that
+    share a part of it are rows M of one product, as the query heads of a key/value head are.
     """
-    old_k_BKSh, old_v_BKSh = cache
-    slots = old_k_BKSh.shape[2]
-    scores_BHQT = jnp.concatenate([_scores(q_BHQh, old_k_BKSh, scale), _scores(q_BHQh, k_BKQh, scale)], axis=-1)
-    weights_BHQT = _softmax(scores_BHQT, allowed_B1QT, bias_BHQT)
-    old_BHQh = _weighted_sum(weights_BHQT[..., :slots], old_v_BKSh)
-    return old_BHQh + _weighted_sum(weights_BHQT[..., slots:], v_BKQh)
+    batch, heads, count, width = q_BHQh.shape
+    parts = (*cache, (k_BKQh, v_BKQh))
+    q_BKMh = (q_BHQh * scale).reshape(batch, k_BKQh.shape[1], -1, width)
+    scores_BKMT = jnp.concatenate([_by_part("bkmh,bksh->bkms", q_BKMh, k_bKSh) for k_bKSh, _ in parts], axis=-1)
+    weights_BHQT = _softmax(scores_BKMT.reshape(batch, heads, count, -1), allowed_B1QT, bias_BHQT)
+    weights_BKMT, out_BKMh, start = weights_BHQT.reshape(scores_BKMT.shape), jnp.zeros(q_BKMh.shape), 0
+    for _, v_bKSh in parts:
+        stop = start + v_bKSh.shape[2]
+        out_BKMh += _by_part("bkms,bksh->bkmh", weights_BKMT[..., start:stop], v_bKSh)
+        start = stop
+    return out_BKMh.astype(q_BHQh.dtype).reshape(q_BHQh.shape)
+
+
+def _by_part(equation: str, x_BKMz: Array, part_bKSh: Array) -> Array:
+    """Multiply rows by a part of the cache that B / b of them share, in the type of the part, summed in float32."""
+    batch, heads, count, size = x_BKMz.shape
+    rows = len(part_bKSh)
+    x_bKMz = x_BKMz.reshape(rows, batch // rows, heads, count, size).swapaxes(1, 2).reshape(rows, heads, -1, size)
+    x_bKMz = x_bKMz.astype(part_bKSh.dtype)
+    if x_bKMz.shape[2] == 1 and part_bKSh.dtype == jnp.bfloat16 and platform() == "cpu":
+        x_bKMz = jnp.repeat(x_bKMz, 2, axis=2)  # XLA would widen the part to multiply it by a single row
+    y_bKMz = jnp.einsum(equation, x_bKMz, part_bKSh, preferred_element_type=jnp.float32)[:, :, : batch // rows * count]
+    return y_bKMz.reshape(rows, heads, batch // rows, count, -1).swapaxes(1, 2).reshape(batch, heads, count, -1)
 
 
 def cache_mask(segments_BQ: Array, cached_BS: Array, index: Array, window: int | None = None) -> Array:
@@ -235,7 +254,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self, x_MD: Array, context: Context, cache: LayerCache | None = None
-    ) -> tuple[Array, LayerCache | None]:
+    ) -> tuple[Array, KeysValues | None]:
         positions, past = context.positions, context.past
         batch, length = positions.shape[:2]
 

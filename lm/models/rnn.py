@@ -23,7 +23,7 @@ from lm.config import RNNConfig
 from lm.models import layers
 from lm.models.layers import Embedding, Projection, Weights
 from lm.strict import ConfigError, require_choice, require_positive
-from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params
+from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params, Reader
 
 State = tuple[Array, ...]
 
@@ -121,8 +121,8 @@ def rnn_net(config: RNNConfig) -> Net:
     module, parts = RNN(config), CELLS[config.cell][2]
     run: Callable[..., Any] = module.apply
 
-    def cache(batch_size: int, length: int) -> Cache:
-        del length  # the state does not grow
+    def cache(batch_size: int, length: int, room: int | None = None) -> Cache:
+        del length, room  # the state does not grow
         layer = jnp.zeros((config.depth, batch_size, config.width), config.dtype)
         return Cache((layer,) * parts, {"segment": jnp.zeros(batch_size, jnp.int32)}, jnp.zeros((), jnp.int32))
 
@@ -130,8 +130,16 @@ def rnn_net(config: RNNConfig) -> Net:
     def init(key: Key) -> Params:
         return module.init(key, jnp.zeros((1, 1), jnp.int32), None, cache(1, 1))["params"]
 
-    def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        return run({"params": params}, batch.inputs, batch.segments, cache)
+    def grow(cache: Cache, room: int, copies: int = 1) -> Cache:
+        del room
+        return Cache(
+            jax.tree.map(lambda x_NBD: jnp.repeat(x_NBD, copies, axis=1), cache.layers),
+            jax.tree.map(lambda x_B: jnp.repeat(x_B, copies), cache.tokens),
+            cache.index,
+        )
+
+    def reader(params: Params) -> Reader:
+        return lambda batch, cache: run({"params": params}, batch.inputs, batch.segments, cache)
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Outputs:
         rngs = {} if key is None else {"dropout": key}
@@ -139,4 +147,4 @@ def rnn_net(config: RNNConfig) -> Net:
         arguments = (batch.inputs, batch.segments, empty)
         return run({"params": params}, *arguments, deterministic=key is None, rngs=rngs)[0]
 
-    return Net(init, apply, cache, extend)
+    return Net(init, apply, cache, grow, reader)

@@ -45,16 +45,17 @@ from lm.models import layers
 from lm.models.attention import (
     Attention,
     Context,
+    KeysValues,
     LayerCache,
     Past,
     attention_form,
-    cache_mask,
 )
+from lm.models.cache import Layout, look_back, through_layers
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.masks import causal, open_groups, same_segment
 from lm.models.positions import Scheme, make_scheme
 from lm.strict import ConfigError, require_choice, require_positive
-from lm.types import Array, Batch, Cache, DType, Key, Net, Outputs, Params
+from lm.types import Array, Batch, Cache, DType, Key, Net, Outputs, Params, Reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,13 @@ class Resolved(TransformerConfig):
     @property
     def scheme(self) -> Scheme:
         return make_scheme(self.positions, width=self.width, heads=self.heads, head_width=self.head_width)
+
+    @property
+    def layout(self) -> Layout:
+        # One group of all layers for a loop, or a group a layer: XLA on CPU copies a layer to read it out of a group.
+        groups = (1,) * self.depth if self.unroll else (self.depth,)
+        kept = self.dtype if self.reference or self.dtype == "bfloat16" else self.products
+        return Layout(groups, self.kv_heads, self.head_width, kept, self.dtype if self.reference else self.products)
 
     @property
     def initialisers(self) -> layers.Initialisers:
@@ -136,7 +144,7 @@ class Block(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x_MD: Array, cache: LayerCache | None, context: Context) -> tuple[Array, LayerCache | None]:
+    def __call__(self, x_MD: Array, cache: LayerCache | None, context: Context) -> tuple[Array, KeysValues | None]:
         config, inits, dtype = self.config, self.config.initialisers, jnp.dtype(self.config.dtype)
         attention = Attention(
             heads=config.heads,
@@ -229,8 +237,11 @@ class Transformer(nn.Module):
         x_BLD = spread_tokens(x_BLD)
         x_MD = x_BLD.reshape(batch * length, config.width)
         if cache is not None:
-            context, tokens = _look_back(context, cache, config.window)
-            x_MD, written = _extend_stack(config, self.variables["params"]["blocks"], x_MD, cache, context)
+            # Behind the barrier, or XLA takes the sines and cosines anew in every layer.
+            context = context._replace(rotation=jax.lax.optimization_barrier(context.rotation))
+            context, tokens = look_back(context, cache, config.window)
+            run: Callable[..., Any] = Block(config, parent=None).apply
+            x_MD, written = through_layers(run, self.variables["params"]["blocks"], x_MD, cache, context)
         elif not stack_axes() or self.is_initializing():
             x_MD, _ = _stack(config, deterministic, self.is_initializing())(x_MD, None, context)
         else:
@@ -244,7 +255,7 @@ class Transformer(nn.Module):
         outputs = self._outputs(config, embedding, features_BLD, inits)
         if config.reference:
             outputs = Outputs(outputs.logits)
-        return outputs, None if cache is None else _write(cache, written, tokens, outputs)
+        return outputs, None if cache is None else config.layout.write(cache, written, tokens, outputs.features)
 
     def _outputs(
         self, config: Resolved, embedding: Embedding | None, features_BLD: Array, inits: layers.Initialisers
@@ -311,57 +322,10 @@ def _look_around(context: Context, window: int | None) -> Context:
     return context._replace(past=Past(allowed, positions_BT))
 
 
-def _look_back(context: Context, cache: Cache, window: int | None) -> tuple[Context, dict[str, Array]]:
-    """Return the context of new tokens that also see the cached ones, and what to remember of the new ones."""
-    ids_BQ = context.positions.reshape(*context.positions.shape[:2], -1)[..., 0]
-    segments_BQ = jnp.ones_like(ids_BQ) if context.segments is None else context.segments
-    allowed = cache_mask(segments_BQ, cache.tokens["segments"], cache.index, window)
-    tokens = {"segments": segments_BQ, "positions": ids_BQ}
-    if "groups" in cache.tokens:
-        tokens["groups"] = jnp.zeros_like(ids_BQ) if context.groups is None else context.groups
-        groups_BT = jnp.concatenate([cache.tokens["groups"], tokens["groups"]], axis=1)
-        allowed = allowed & open_groups(tokens["groups"], groups_BT)
-    elif context.groups is not None:
-        raise ConfigError("tokens have groups, which this cache does not keep: it must be made with groups=True")
-    positions_BT = jnp.concatenate([cache.tokens["positions"], ids_BQ], axis=1)
-    return context._replace(segments=segments_BQ, past=Past(allowed, positions_BT)), tokens
-
-
-def _extend_stack(config: Resolved, params: Params, x_MD: Array, cache: Cache, context: Context) -> tuple[Array, Any]:
-    """Run the blocks over the cached layers, group by group; return x and what each group must remember."""
-    apply: Callable[..., Any] = Block(config, parent=None).apply
-    written, start = [], 0
-    for group in cache.layers:
-        stop = start + len(group[0])
-        part = jax.tree.map(lambda leaf, rows=slice(start, stop): leaf[rows], params)
-        x_MD, new = jax.lax.scan(
-            lambda x, layer: apply({"params": layer[0]}, x, layer[1], context), x_MD, (part, group)
-        )
-        written.append(new)
-        start = stop
-    return x_MD, tuple(written)
-
-
-def _write(cache: Cache, written: Any, tokens: dict[str, Array], outputs: Outputs) -> Cache:
-    """Write the new keys and values, and what is known of the new tokens, at the cache's index."""
-    # The place to write depends, by nothing, on the last value read: only then does XLA write in place. Without it
-    # the cache is copied twice a token.
-    at = cache.index + (outputs.features[0, 0, 0] < -jnp.inf)
-    return Cache(
-        layers=jax.tree.map(
-            lambda old, new: jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, 0, at, 0)),
-            cache.layers,
-            written,
-        ),
-        tokens=jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, at)), cache.tokens, tokens),
-        index=cache.index + tokens["segments"].shape[1],
-    )
-
-
 def transformer_net(config: TransformerConfig) -> Net:
     """Return a transformer as pure functions; a configuration that makes no model is a ConfigError here."""
     resolved = resolve(config)
-    module = Transformer(resolved)
+    module, layout = Transformer(resolved), resolved.layout
     run: Callable[..., Any] = module.apply
 
     @jax.jit
@@ -382,19 +346,15 @@ def transformer_net(config: TransformerConfig) -> Net:
         (outputs, _), variables = found
         return outputs._replace(attention=variables["intermediates"]["blocks"]["attention"]["weights"][0])
 
-    def cache(batch_size: int, length: int, groups: bool = False) -> Cache:
-        kept = ("segments", "positions", "groups") if groups else ("segments", "positions")
-        # One group of all layers for a loop, or a group a layer: XLA on CPU copies a layer to read it out of a group.
-        parts, depth = (resolved.depth, 1) if resolved.unroll else (1, resolved.depth)
-        layer = (depth, batch_size, resolved.kv_heads, length, resolved.head_width)
-        dtype = jnp.dtype(resolved.dtype)
-        return Cache(
-            layers=tuple((jnp.zeros(layer, dtype), jnp.zeros(layer, dtype)) for _ in range(parts)),
-            tokens={name: jnp.zeros((batch_size, length), jnp.int32) for name in kept},
-            index=jnp.zeros((), jnp.int32),
-        )
+    def cache(batch_size: int, length: int, room: int | None = None, groups: bool = False) -> Cache:
+        return layout.empty(batch_size, length, length if room is None else room, groups)
 
-    def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        return run({"params": params}, batch.inputs, batch.positions, batch.segments, batch.groups, cache)
+    def reader(params: Params) -> Reader:
+        ready = layout.ready(params)
 
-    return Net(init, apply, cache, extend)
+        def read(batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+            return run({"params": ready}, batch.inputs, batch.positions, batch.segments, batch.groups, cache)
+
+        return read
+
+    return Net(init, apply, cache, layout.grow, reader)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.types import Batch, Cache, Key, Net, Outputs, Params, Transform
+from lm.types import Batch, Key, Net, Outputs, Params, Reader, Transform
 
 STACK = re.compile(r"(^|/)blocks/")
 
@@ -23,15 +23,14 @@ def wrap(net: Net, transform: Transform) -> Net:
     def apply(params: Params, batch: Batch, key: Key | None = None, **wanted: bool) -> Outputs:
         return net.apply(transform.settle(params, key), batch, key, **wanted)
 
-    def extend(params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        assert net.extend is not None
-        return net.extend(transform.settle(params), batch, cache)
+    def reader(params: Params) -> Reader:
+        assert net.reader is not None
+        return net.reader(transform.settle(params))
 
-    return Net(
+    return net._replace(
         init=lambda key: transform.init(net.init, key),
         apply=apply,
-        cache=net.cache,
-        extend=None if net.extend is None else extend,
+        reader=None if net.reader is None else reader,
     )
 
 

@@ -98,9 +98,9 @@ def induce(net: Net, params: Params, questions_BQ: Array, shown_B: Array, states
     Questions stand on the left of their rows. A state ends with NEXT, the last one with END. Every state begins with
     the cache as the question left it, and with ids that start anew. Pure and jittable.
     """
-    if net.cache is None or net.extend is None:
+    if net.cache is None or net.reader is None:
         raise ConfigError("this model has no cached decoding and cannot write a scratchpad")
-    extend, (batch, shown) = net.extend, questions_BQ.shape
+    read, (batch, shown) = net.reader(params), questions_BQ.shape
     shift_B1 = (shown - shown_B)[:, None]
     order_1Q, order_1W = jnp.arange(shown)[None], jnp.arange(width)[None]
 
@@ -109,7 +109,7 @@ def induce(net: Net, params: Params, questions_BQ: Array, shown_B: Array, states
         positions_BN = jnp.where(there_BN, positions_BN, 0)
         nothing_BN = jnp.zeros(tokens_BN.shape)
         batch = Batch(tokens_BN, tokens_BN, nothing_BN, positions_BN, {}, there_BN.astype(jnp.int32))
-        outputs, cache = extend(params, batch, cache)
+        outputs, cache = read(batch, cache)
         return outputs._replace(features=outputs.features[:, -1:]).logits[:, 0], cache
 
     def write_state(cache: Cache, logits_BV: Array, begin_B: Array, going_B: Array) -> Written:
