@@ -78,6 +78,16 @@ def executions(hlo_text: str) -> dict[str, int]:
     return _runs(*_read(hlo_text, {}))
 
 
+def bytes_of(shapes: str, scalars: bool = True) -> int:
+    """Return the bytes of the arrays in a shape as HLO writes it, (f32[2,3]{1,0}, s32[]); or of those with axes."""
+    bits_of_each = (
+        math.prod(_numbers(dimensions)) * (8 if name == "pred" else int(bits))
+        for name, bits, dimensions in SHAPE.findall(shapes)
+        if dimensions or scalars
+    )
+    return sum(bits_of_each) // 8
+
+
 def totals(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], tuple[int, int]]:
     """Return {(kind, axes): (how many run in a step, the bytes of all of them)}."""
     sums: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
@@ -197,12 +207,8 @@ def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
 
 def _bytes(kind: str, started: bool, shapes: str, members: int) -> int:
     """Return the larger of the bytes that go in and come out; the shape of a start lists both, but an all-reduce's."""
-    sizes = [
-        math.prod(_numbers(dimensions)) * (8 if name == "pred" else int(bits)) / 8
-        for name, bits, dimensions in SHAPE.findall(shapes)
-        if dimensions or not started or kind == "all-reduce"  # beside the arrays of a start stand scalars of state
-    ]
-    whole = sum(sizes)
+    # Beside the arrays of a start stand scalars of state.
+    whole: float = bytes_of(shapes, scalars=not started or kind == "all-reduce")
     if started and kind != "all-reduce":
         whole *= members / (members + 1) if kind in ("all-gather", "reduce-scatter") else 1 / 2
     elif kind == "reduce-scatter":

@@ -133,7 +133,28 @@ def _run_stage(
     stage: Stage, source: Source, states_P: Any, keys_P: Array, traced: Mapping[str, Array], mesh: Mesh
 ) -> tuple[TrainState, list[tuple[int, Array]]]:
     """Train all members at one depth, from fresh states or from those of the stage before; returns rows of losses."""
-    recipe = stage.recipe
+    run, recipe = population(stage.recipe, source, mesh), stage.recipe
+    states_P = run.begin(keys_P, traced) if states_P is None else run.grow(states_P, keys_P, traced)
+    rows, step, every = [], stage.start, recipe.train.log_every
+    while step < stage.stop:
+        count = min(every - step % every, stage.stop - step)
+        step += count
+        states_P, metrics_P = run.stretch(states_P, traced, count)
+        loss = metrics_P["loss"]
+        rows.append((step, jnp.where(loss.count > 0, loss.value, jnp.nan)))
+    return states_P, rows
+
+
+class Population(NamedTuple):
+    """The programs of all members at one depth; `values` are those of the grid that are traced, one a member."""
+
+    begin: Callable[..., Any]  # (keys, values) -> states
+    grow: Callable[..., Any]  # (states of the stage before, keys, values) -> states
+    stretch: Callable[..., Any]  # (states, values, steps) -> (states, metrics)
+
+
+def population(recipe: Recipe, source: Source, mesh: Mesh) -> Population:
+    """Return the programs that train the members of a recipe, at one depth, spread over the data axis of a mesh."""
     net, guard = build_net(recipe)[1], make_guard(recipe.train.guard)
 
     def begin(key: Key, values: Mapping[str, Array]) -> TrainState:
@@ -153,21 +174,10 @@ def _run_stage(
     def on_members(function: Callable[..., Any]) -> Callable[..., Any]:
         return over_data(lambda *trees: over_members(function, *trees), mesh)
 
-    if states_P is None:
-        states_P = jax.jit(on_members(begin))(keys_P, traced)
-    else:
-        states_P = jax.jit(on_members(taller))(states_P, keys_P, traced)
-    stretch = jax.jit(
-        lambda states, values, count: on_members(lambda s, v: advance(s, v, count))(states, values), donate_argnums=0
-    )
-    rows, step, every = [], stage.start, recipe.train.log_every
-    while step < stage.stop:
-        count = min(every - step % every, stage.stop - step)
-        step += count
-        states_P, metrics_P = stretch(states_P, traced, count)
-        loss = metrics_P["loss"]
-        rows.append((step, jnp.where(loss.count > 0, loss.value, jnp.nan)))
-    return states_P, rows
+    def stretch(states: TrainState, values: Mapping[str, Array], count: Array) -> tuple[TrainState, Any]:
+        return on_members(lambda s, v: advance(s, v, count))(states, values)
+
+    return Population(jax.jit(on_members(begin)), jax.jit(on_members(taller)), jax.jit(stretch, donate_argnums=0))
 
 
 def over_members(function: Callable[..., Any], *trees: Any) -> Any:
