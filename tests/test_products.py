@@ -1,6 +1,7 @@
 """Laws of matrix products: of rounded operands, summed in float32, whatever the shapes; and the plain forms."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import product as every
 
 import jax
@@ -12,7 +13,7 @@ from lm.config import Recipe, TrainConfig, TransformerConfig
 from lm.losses import greatest, is_best, next_token
 from lm.models import blocked_attention, build, plain_attention
 from lm.models.transformer import resolve
-from lm.products import product
+from lm.products import into_heads, out_of_heads, product
 from lm.strict import ConfigError
 from lm.types import Batch
 
@@ -132,3 +133,25 @@ def test_the_best_is_the_first_of_the_greatest_and_nothing_is_best_among_nothing
         np.testing.assert_array_equal(is_best(logits, greatest(logits), targets), jnp.argmax(logits, -1) == targets)
     nothing = jnp.asarray([[0.0, float("nan"), 1.0]])
     assert not any(is_best(nothing, greatest(nothing), jnp.asarray([target])).any() for target in range(3))
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("linear", [into_heads, out_of_heads])
+def test_a_product_in_the_layout_of_heads_is_the_plain_product(linear, heads):
+    x, w, g = numbers(6, 8), numbers(8, 12), numbers(6, 12)
+    for bias in (None, numbers(12)):
+        by_heads = partial(linear, batch=2, heads=heads, operands=jnp.float32)
+        out, back = jax.vjp(lambda x, w, by_heads=by_heads, bias=bias: by_heads(x, w, bias), x, w)
+        np.testing.assert_allclose(out, x @ w + (0 if bias is None else bias[None]), atol=1e-5)
+        for found, expected in zip(back(g), (g @ w.T, x.T @ g), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_model_whose_heads_are_laid_out_for_tpu_is_the_plain_model(monkeypatch):
+    config = replace(CONFIG, attention="plain", bias=True)
+    rows = loss_and_gradient(config)
+    monkeypatch.setattr("lm.models.attention.platform", lambda: "tpu")
+    used, plainly = [], into_heads
+    monkeypatch.setattr("lm.models.attention.into_heads", lambda *a, **how: used.append(how) or plainly(*a, **how))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), loss_and_gradient(config), rows)
+    assert {how["heads"] for how in used} == {4, 2}

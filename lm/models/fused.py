@@ -55,13 +55,14 @@ def splash_attention(
     tiles: Any = (next(size for size in TILES if length % size == 0),) * 8
     # Heads that do not fill the lanes would be padded, in memory and in every product: there tokens lie along them.
     layout = kernels.QKVLayout.HEAD_DIM_MINOR if q_BHLh.shape[3] % LANES == 0 else kernels.QKVLayout.SEQ_MINOR
+    layouts: Any = dict.fromkeys(("q_layout", "k_layout", "v_layout"), layout)
     square = (length, length)
     mask = masks.CausalMask(square) if window is None else masks.LocalMask(square, (window - 1, 0), 0)
 
     def attend(q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, segments_BL: Array | None) -> Array:
         kernel = kernels.make_splash_mha(
             masks.MultiHeadMask([mask] * q_BHLh.shape[1]),
-            block_sizes=kernels.BlockSizes(*tiles, q_layout=layout, k_layout=layout, v_layout=layout),
+            block_sizes=kernels.BlockSizes(*tiles, **layouts),
             head_shards=1,
             q_seq_shards=1,
             residual_checkpoint_name=SAVED,

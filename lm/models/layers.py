@@ -129,11 +129,15 @@ class Projection(nn.Module):
     kernel_init: Initialiser = fan_in_normal
     bias_init: Initialiser = nn.initializers.zeros
     operands: DType | None = None  # of the product; None: as dtype, by the plain product
+    linear: Callable[[Array, Array, Array | None], Array] | None = None  # (rows, kernel, bias) -> rows; None: product
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         kernel_DF = self.param("kernel", self.kernel_init, (x_MD.shape[-1], self.features))
         x_MD = x_MD.astype(self.dtype)
+        if self.linear is not None:
+            bias_F = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype) if self.use_bias else None
+            return self.linear(x_MD, kernel_DF, bias_F)
         plain = self.operands is None
         y_MF = x_MD @ kernel_DF.astype(self.dtype) if plain else product(x_MD, kernel_DF, self.operands)
         if not self.use_bias:
