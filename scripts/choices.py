@@ -13,9 +13,11 @@ from lm.strict import ConfigError, check_types, nearest
 if typing.TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+TRUTH = types.MappingProxyType({"true": True, "false": False})
+
 
 def alternatives() -> ConstructorRegistry:
-    """Return the rule by which the parser chooses among dataclasses."""
+    """Return the rules by which the parser chooses among dataclasses, and reads booleans in either case."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
@@ -40,8 +42,21 @@ def alternatives() -> ConstructorRegistry:
             str_from_instance=lambda value: [show(value)],
         )
 
+    def truth(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+        if info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="true|false",
+            instance_from_str=lambda words: TRUTH[words[0].lower()],
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [str(value).lower()],
+            choices=("true", "false", "True", "False"),
+        )
+
     registry = ConstructorRegistry()
     registry.primitive_rule(rule)
+    registry.primitive_rule(truth)
     return registry
 
 

@@ -16,6 +16,8 @@ from lm.models.transformer import resolve
 from lm.products import into_heads, out_of_heads, product
 from lm.strict import ConfigError
 from lm.types import Batch
+from scripts.cli import parse_recipe
+from scripts.train import Options
 
 RNG = np.random.default_rng(0)
 CONFIG = TransformerConfig(vocabulary=64, depth=2, width=64, heads=4, kv_heads=2, dtype="float32")
@@ -155,3 +157,9 @@ def test_a_model_whose_heads_are_laid_out_for_tpu_is_the_plain_model(monkeypatch
     monkeypatch.setattr("lm.models.attention.into_heads", lambda *a, **how: used.append(how) or plainly(*a, **how))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), loss_and_gradient(config), rows)
     assert {how["heads"] for how in used} == {4, 2}
+
+
+@pytest.mark.parametrize(("word", "flag"), [("true", True), ("True", True), ("false", False)])
+def test_the_command_line_asks_for_the_reference_in_either_case(word, flag):
+    options, recipe = parse_recipe(Options, ["flip_flop_attention_cpu", "--model.reference", word], "train.py", None)
+    assert recipe.model.reference is flag
