@@ -24,7 +24,7 @@ import numpy as np
 from lm.config import OBJECTIVES, OptimizerConfig, Recipe
 from lm.guard import make_guard
 from lm.losses import augmented
-from lm.mesh import Mesh, members_mesh, on_one_device, over_data
+from lm.mesh import Mesh, members_mesh, on_one_device, over_data, platform
 from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
 from lm.train import build_net, parts_of, weights_for_use
@@ -120,9 +120,10 @@ def _run_group(
     states_P = on_one_device(states_P)
     losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
     plain, settle = build_net(recipe)[0], weights_for_use(recipe, source)
+    pick = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree))  # one program for all leaves and members
     members = []
     for number, (point, seed) in enumerate(itertools.product(points, seeds)):
-        state = jax.tree.map(lambda x, i=number: x[i], states_P)
+        state = pick(states_P, number)
         evaluation = source.evaluate(plain, settle(weights(state)), purpose(jax.random.key(seed), EVALUATE))
         losses = [(step, float(loss_P[number])) for step, loss_P in losses_RP]
         members.append(Member(seed, dict(point), state, losses, evaluation))
@@ -182,6 +183,6 @@ def population(recipe: Recipe, source: Source, mesh: Mesh) -> Population:
 
 def over_members(function: Callable[..., Any], *trees: Any) -> Any:
     """Map a function over the leading axis P of all its arguments, in the way that suits the platform."""
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return jax.lax.map(lambda arguments: function(*arguments), trees)
     return jax.vmap(function)(*trees)

@@ -17,6 +17,7 @@ from typing import Any
 from scripts.bench_generators import GENERATORS
 from scripts.bench_growth import GROWTH
 from scripts.bench_layouts import LAYOUTS_BENCH
+from scripts.bench_population import POPULATION
 from scripts.bench_save import SAVE
 from scripts.bench_start import START
 from scripts.bench_step import STEP, STEP_JAX
@@ -60,36 +61,6 @@ def data_share(steps: int = 20) -> dict[str, float]:
     return {"data_share": alone / whole, "flip_flop_steps_per_second": steps / whole}
 
 
-def population(folder: Path, members: int = 8, steps: int = 200) -> dict[str, float]:
-    """Time a sweep over seeds against single runs: whole commands, and steps alone."""
-    import jax
-    import jax.numpy as jnp
-
-    from lm.step import repeat
-    from lm.sweep import over_members
-
-    common = (RECIPE, f"--train.steps={steps}")
-    together = command("scripts/sweep.py", *common, "--seeds", members, "--workdir", folder / "sweep")
-    apart = sum(
-        command("scripts/train.py", *common, f"--train.seed={seed}", "--workdir", folder / str(seed))
-        for seed in range(members)
-    )
-    _, step, begin = prepared(RECIPE)
-    run, states = repeat(step), [begin(seed) for seed in range(members)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    one, many = jax.jit(run), jax.jit(lambda s, count: over_members(lambda each: run(each, None, count), s))
-    loop, mapped = seconds(lambda: [one(s, None, 20) for s in states], lambda: many(stacked, 20), rounds=5)
-    singles = jax.tree.map(lambda *x: jnp.stack(x), *[one(s, None, steps)[0].params for s in states])
-    difference = largest_difference(many(stacked, steps)[0].params, singles)
-    return {
-        "sweep_whole": apart / together,
-        "sweep_steady": loop / mapped,
-        "sweep_difference": difference,
-        "sweep_seconds": together,
-        "runs_seconds": apart,
-    }
-
-
 def imports() -> dict[str, float]:
     """Time imports in fresh interpreters, above the start of one."""
 
@@ -107,8 +78,8 @@ def _python(code: str) -> float:
 
 
 def speed(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Measure what drawing, populations and imports cost."""
-    return {**data_share(), **population(workdir), **imports()}
+    """Measure what drawing and imports cost."""
+    return {**data_share(), **imports()}
 
 
 def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
@@ -145,9 +116,6 @@ def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
 LONG, SHORT = 200, 20  # steps; rounding differs across devices and grows tenfold every 40 steps or so
 SPEED = (
     Claim("", "Flip-flop strings drawn inside the step: share of a step", "data_share", at_most=0.05),
-    Claim("", "8 seeds as one program against 8 runs, start and compilation in: ratio of seconds", "sweep_whole", 1.0),
-    Claim("", "The same, steps alone: ratio of seconds", "sweep_steady", 1.0),
-    Claim("", "Largest difference of a weight between a member and its single run", "sweep_difference", at_most=1e-6),
     Claim("", "Seconds to import lm, above the interpreter's own start", "import_lm", at_most=0.2),
     Claim("", "Seconds to import tasks, likewise", "import_tasks", at_most=0.2),
 )
@@ -181,6 +149,7 @@ BENCHES = {
     "growth": GROWTH,
     "generators": GENERATORS,
     "layouts": LAYOUTS_BENCH,
+    "speed_population": POPULATION,
     "speed_save": SAVE,
     "speed_start": START,
     "speed_step": STEP,
