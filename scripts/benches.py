@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.bench_decode import DECODING
 from scripts.bench_generators import GENERATORS
 from scripts.bench_growth import GROWTH
 from scripts.bench_layouts import LAYOUTS_BENCH
@@ -150,6 +151,7 @@ BENCHES = {
     "generators": GENERATORS,
     "layouts": LAYOUTS_BENCH,
     "speed_population": POPULATION,
+    "speed_decoding": DECODING,
     "speed_save": SAVE,
     "speed_start": START,
     "speed_step": STEP,

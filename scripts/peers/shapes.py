@@ -1,4 +1,4 @@
-"""The three training jobs that step times are compared on, for programs in any environment."""
+"""The jobs that programs are compared on, in any environment: three of training, one of sampling."""
 
 from __future__ import annotations
 
@@ -26,3 +26,31 @@ SMALL = Shape(depth=6, width=384, heads=6, length=256, batch=12, vocabulary=256,
 SHAPES: Mapping[str, Shape] = MappingProxyType(
     {"tiny": TINY, "small256": SMALL, "small50k": SMALL._replace(vocabulary=50304, steps=1)}
 )
+
+
+class Sampling(NamedTuple):
+    """A decoder with tied embeddings, and a batch of prompts that it continues at temperature 1 without an end."""
+
+    depth: int = 6
+    width: int = 384
+    heads: int = 6
+    vocabulary: int = 256
+    batch: int = 64
+    prompt: int = 64
+    new: int = 128
+
+    @property
+    def flops(self) -> int:
+        """The operations of all products with weights: those of the prompts once, then those of each new token."""
+        weights = 12 * self.depth * self.width**2
+        read = self.prompt + self.new - 1  # the last token is not read
+        return 2 * self.batch * (weights * read + self.width * self.vocabulary * self.new)
+
+    @property
+    def cached(self) -> int:
+        """The numbers that are read from caches of keys and values: at each new token, all that came before."""
+        before = sum(range(self.prompt, self.prompt + self.new - 1))
+        return 2 * self.depth * self.width * self.batch * before
+
+
+SAMPLING = Sampling()
