@@ -12,6 +12,7 @@ if not __package__:  # run as a file: the repository's root holds lm, tasks and 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import UserError, main_guard
+from lm.report.folder import read_status
 from scripts.cli import parse
 
 
@@ -23,9 +24,13 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "show_run.py", __doc__)
-    folder = options.workdir
-    if not (folder / "samples.jsonl").is_file():
-        raise UserError(f"no evaluated run in {folder}: samples.jsonl is missing")
+    folder, status = options.workdir, read_status(options.workdir)
+    state = ": ".join(status[name] for name in ("state", "error") if name in status)
+    for name in ("samples.jsonl", "summary.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"no evaluated run in {folder}: {name} is missing{f' ({state})' if state else ''}")
+    if state not in ("", "done"):
+        print(f"{state}\n")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     examples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     for example in [e for e in examples if e["right"]][: options.examples]:

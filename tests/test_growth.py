@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -32,6 +33,7 @@ from lm.flops import count_flops
 from lm.losses import next_token
 from lm.models import build
 from lm.optim import schedule_of
+from lm.report.folder import read_status
 from lm.step import init_state, make_step
 from lm.strict import ConfigError
 from lm.sweep import run_sweep
@@ -213,6 +215,45 @@ def test_a_staged_run_stopped_anywhere_repeats_the_uninterrupted_one(straight, t
         assert jax.tree.leaves(stopped.params["blocks"])[0].shape[0] == depth
     assert_same(straight[0].state._replace(key=0), stopped.state._replace(key=0))
     assert straight[0].evaluation == stopped.evaluation
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lm.checkpoint import Checkpoints
+from tests.test_growth import RECIPE, fit
+
+save, wait = Checkpoints.save, Checkpoints.wait
+
+def before(self, step, *more):
+    if step == 6:
+        wait(self)
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, step, *more)
+
+def behind(self):
+    wait(self)
+    if Path(sys.argv[1], "checkpoints", "2").is_dir():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "before":
+    Checkpoints.save = before
+else:
+    Checkpoints.wait = behind
+fit(RECIPE, sys.argv[1], quiet=True)
+"""
+
+
+def test_a_kill_at_a_growth_costs_no_more_than_any_other(straight, tmp_path):
+    # The first growth, at 2, when its checkpoint is whole; the second, at 6, when its checkpoint is to be written.
+    for place, newest in (("behind", 2), ("before", 4)):
+        line = [sys.executable, "-c", KILLED, str(tmp_path), place]
+        assert subprocess.run(line, cwd=ROOT, timeout=300).returncode == -signal.SIGKILL
+        assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("*") if path.name.isdecimal()) == newest
+        assert read_status(tmp_path)["state"] == "lost"
+    resumed = fit(RECIPE, tmp_path, quiet=True)
+    assert_same(straight[0].state._replace(key=0), resumed.state._replace(key=0))
+    assert straight[0].evaluation == resumed.evaluation
 
 
 def test_a_growth_happens_on_one_mesh_or_another(straight, tmp_path):

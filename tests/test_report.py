@@ -16,7 +16,7 @@ import pytest
 
 from lm.exits import Diverged, Preempted, Unusable, UserError
 from lm.files import write_whole
-from lm.report.folder import RunFolder
+from lm.report.folder import RunFolder, read_status
 from lm.report.html import write_report
 from lm.report.progress import Progress
 from lm.report.svg import WIDTH, Series, bar_chart, line_chart, standalone, ticks
@@ -83,6 +83,32 @@ def test_the_status_of_an_end_is_written(tmp_path, error, state):
         raise error
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == state and status["error"]
+
+
+HELD = """
+import sys, time
+from lm.report.folder import RunFolder
+with RunFolder(sys.argv[1]) as folder:
+    folder.status("running", step=7)
+    print("now", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_run_is_lost_and_not_running(tmp_path, monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"now\n" and read_status(tmp_path)["state"] == "running"
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert read_status(tmp_path)["state"] == "lost", "dead, and not yet buried"
+    child.communicate()
+    status = read_status(tmp_path)
+    assert (status["state"], status["step"]) == ("lost", 7)
+    assert f"process {child.pid} is gone" in write_report(tmp_path).read_text()
+    (tmp_path / "status.json").write_text(json.dumps({**status, "state": "running", "pid": os.getpid()}))
+    assert read_status(tmp_path)["state"] == "lost", "another process has its number"
+    monkeypatch.setenv("CAMBIUM_HOST", "elsewhere")
+    assert read_status(tmp_path)["state"] == "running", "nobody here can tell"
 
 
 def test_the_stamp_says_where_a_run_comes_from(tmp_path):

@@ -179,9 +179,14 @@ def test_look_shows_heads_in_the_report_and_refuses_what_has_none(call, tmp_path
     assert code == 4 and "recipe.json" in err
 
 
-def test_show_run_and_show_task(call, workdir):
+def test_show_run_and_show_task(call, workdir, tmp_path):
     code, out, _ = call("show_run", f"--workdir {workdir}")
-    assert (code, "95 % interval" in out, "report.html" in out) == (0, True, True)
+    assert (code, "95 % interval" in out, "report.html" in out, "lost" in out) == (0, True, True, False)
+    status = json.loads((workdir / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps({**status, "state": "running", "started": "0"}))
+    (tmp_path / "samples.jsonl").touch()
+    _, _, err = call("show_run", f"--workdir {tmp_path}")
+    assert f"summary.json is missing (lost: process {status['pid']} is gone" in err
     code, out, _ = call("show_task", "flip_flop --task.length 12 --count 1 --size 50")
     assert (code, "-> " in out) == (0, True)
 

@@ -145,8 +145,10 @@ class RunFolder:
         self.write_json("stamp.json", {**provenance(), **facts, "changed": self._changed, "earlier": earlier})
 
     def status(self, state: str, **facts: Any) -> None:
-        """Write status.json: running, done, preempted, diverged, unusable or failed, when, and the facts."""
-        self.write_json("status.json", {"state": state, "date": _now(), "pid": os.getpid(), **facts})
+        """Write status.json: running, done, preempted, diverged, unusable or failed, when, by whom, and the facts."""
+        pid = os.getpid()
+        process = {"pid": pid, "started": _started(pid), "host": _host()}
+        self.write_json("status.json", {"state": state, "date": _now(), **process, **facts})
 
     def log(self, line: str) -> None:
         """Append a line to log.txt with the time before it."""
@@ -192,6 +194,34 @@ class RunFolder:
             raise UserError(f"resume is 'must' and workdir {self.folder} holds no run")
         if self._resume == "never" and has_run:
             raise UserError(f"resume is 'never' and workdir {self.folder} holds a run; name another folder")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return status.json of a run folder, {} where there is none; Unusable where it is damaged.
+
+    A run whose process was killed on this host cannot say so: it is "lost" here, with the reason as its error.
+    """
+    path = folder / "status.json"
+    if not path.exists():
+        return {}
+    try:
+        status = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise Unusable(f"{path} is damaged: {error}") from None
+    started = status.get("started")  # None where it was written by an earlier version, or without /proc
+    runs_here = status.get("state") == "running" and started is not None and status["host"] == _host()
+    if runs_here and started != _started(status["pid"]):
+        return {**status, "state": "lost", "error": f"process {status['pid']} is gone and left no word"}
+    return status
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process of this host began, in ticks since the host did; None where it is dead."""
+    try:
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else facts[18]  # a zombie waits for nothing but its parent
 
 
 def provenance() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lm.exits import Unusable
 from lm.files import write_whole
+from lm.report.folder import read_status
 from lm.report.pictures import Picture, draw, read_pictures
 from lm.report.style import STYLE
 from lm.report.svg import Series, bar_chart, line_chart
@@ -27,9 +28,8 @@ FIRST_PLOTS = ("loss", "learning_rate")
 def write_report(workdir: str | Path) -> Path:
     """Write report.html into a run folder and return its path; raises Unusable where a file there is not JSON."""
     folder = Path(workdir)
-    recipe, stamp, summary, status = (
-        _read_json(folder / f"{name}.json") for name in ("recipe", "stamp", "summary", "status")
-    )
+    recipe, stamp, summary = (_read_json(folder / f"{name}.json") for name in ("recipe", "stamp", "summary"))
+    status = read_status(folder)
     title = summary.get("recipe") or recipe.get("name") or folder.resolve().name
     sections = [
         _header(title, summary, status, stamp),
@@ -95,7 +95,7 @@ def _section(title: str, body: str) -> str:
 
 def _header(title: str, summary: Mapping[str, Any], status: Mapping[str, Any], stamp: Mapping[str, Any]) -> str:
     state = str(status.get("state", "unknown"))
-    bad = " bad" if state in ("failed", "diverged", "unusable") else ""
+    bad = " bad" if state in ("failed", "diverged", "unusable", "lost") else ""
     facts = [f'<span class="state{bad}">{escape(state)}</span>']
     if "error" in status:
         facts.append(escape(str(status["error"])))
