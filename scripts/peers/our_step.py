@@ -51,6 +51,7 @@ def recipe_of(shape: Shape, precision: str) -> Recipe:
         norm="layer",
         positions=Learned(shape.length),
         dtype="float32",
+        products=precision,
     )
     optimizer = OptimizerConfig(
         learning_rate=LEARNING_RATE,
