@@ -1,12 +1,10 @@
-"""What the environment tells JAX and XLA before they start, where its user has not told them.
+"""What the environment tells JAX before it starts, where its user has not told it: to keep what it compiles.
 
     settle()      # first of all in a program
 
-`CAMBIUM_ENVIRONMENT=as_is` leaves everything as it is, and a variable that is set stays so:
-
-- JAX_COMPILATION_CACHE_DIR: compiled programs are kept in the user's cache folder, which processes may share, so that
-  a second start need not compile them. `JAX_ENABLE_COMPILATION_CACHE=false` compiles anew.
-- XLA_FLAGS: 512 bits in a vector on processors that have them.
+A second start need not compile again what is in JAX_COMPILATION_CACHE_DIR, which is in the user's cache folder; several
+processes may share it. `JAX_ENABLE_COMPILATION_CACHE=false` compiles anew, `CAMBIUM_ENVIRONMENT=as_is` leaves the
+environment alone, and a variable that is set stays so.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MARK = "CAMBIUM_ENVIRONMENT"
-FLAGS = ("--xla_cpu_prefer_vector_width=512",)
 DAYS = 30  # that a compiled program is kept
 
 
@@ -31,30 +28,24 @@ def settle() -> None:
     if MARK in os.environ:
         return
     folder = compiled(os.environ)
-    os.environ.update(advised(os.environ, folder if _ready(folder) else None), **{MARK: "settled"})
+    os.environ.update({**(advised(folder) if _ready(folder) else {}), MARK: "settled", **os.environ})
     if "jax" in sys.modules:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def advised(env: Mapping[str, str], folder: Path | None) -> dict[str, str]:
-    """Return the variables that an environment lacks; compiled programs are kept in `folder`."""
-    given = env.get("XLA_FLAGS", "")
-    flags = [given, *(flag for flag in FLAGS if flag.partition("=")[0] not in given)]
-    wanted = {}
-    if folder is not None:
-        wanted = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-    missing = {name: value for name, value in wanted.items() if name not in env}
-    return {**missing, "XLA_FLAGS": " ".join(filter(None, flags))}
+def advised(folder: Path) -> dict[str, str]:
+    """Return the variables that keep all that is compiled in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def compiled(env: Mapping[str, str]) -> Path:
     """Return the folder of the user's compiled programs, one for each kind of processor: machines may share a home."""
-    home = Path(env.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return home / "cambium" / f"compiled-{hashlib.sha256(_processor().encode()).hexdigest()[:8]}"
+    home = env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "cambium" / f"compiled-{hashlib.sha256(_processor().encode()).hexdigest()[:8]}"
 
 
 def _processor() -> str:
@@ -67,7 +58,9 @@ def _processor() -> str:
 
 def _ready(folder: Path) -> bool:
     """Make the folder, empty it of what was compiled long ago (JAX sets it no limit), and say whether it is there."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+    if not folder.is_absolute():  # its user has no home
+        return False
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*-cache"):
             if path.stat().st_mtime < time.time() - DAYS * 24 * 3600:

@@ -54,7 +54,13 @@ def whole(shape: Shape, folder: Path, torch: Path, first: int) -> dict[str, floa
     taken: dict[str, list[float]] = {}
     for number in range(RUNS):
         compiled, turn = folder / f"compiled{number // 2}", ("cold", "cached")[number % 2]
-        train = ("scripts/train.py", *line, f"--train.seed={first + number}", "--workdir", (folder / f"run{number}").absolute())
+        train = (
+            "scripts/train.py",
+            *line,
+            f"--train.seed={first + number}",
+            "--workdir",
+            (folder / f"run{number}").absolute(),
+        )
         sweep = ("scripts/sweep.py", *line, "--seeds", MEMBERS, "--workdir", (folder / f"sweep{number}").absolute())
         said = {"shape": shape._asdict(), "steps": STEPS, "seed": first + number, **TESTS}
         taken.setdefault(f"run_{turn}", []).append(spent(compiled / "run", sys.executable, *train))
