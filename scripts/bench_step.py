@@ -19,7 +19,7 @@ from scripts.peers.shapes import SHAPES
 from tasks.task import Claim
 
 ROUNDS = 3
-SLICE = {"tiny": 2.0, "small256": 4.0, "small50k": 8.0}  # seconds
+SLICE = {"tiny": 1.0, "small256": 3.0, "small50k": 6.0}  # seconds
 CPU = {"JAX_PLATFORMS": "cpu"}
 PRECISIONS = ("float32", "bfloat16")
 BARS = {
