@@ -79,8 +79,9 @@ def into_heads(x_MD: Array, w_DF: Array, bias_F: Array | None, *, batch: int, he
 
     What reorders them here and around a kernel cancels in the compiler, forwards and backwards; rows would be copied.
     """
-    x_BLD, w_DHh = x_MD.reshape(batch, -1, x_MD.shape[1]), w_DF.reshape(w_DF.shape[0], heads, -1)
-    y_BHLh = _einsum("bld,dhk->bhlk", x_BLD, w_DHh, operands)
+    x_BLD = x_MD.astype(operands).reshape(batch, -1, x_MD.shape[1])
+    w_DHh = w_DF.astype(operands).reshape(w_DF.shape[0], heads, -1)  # in this order, or its gradient is padded
+    y_BHLh = jnp.einsum("bld,dhk->bhlk", x_BLD, w_DHh, preferred_element_type=x_MD.dtype)
     if bias_F is not None:
         y_BHLh = y_BHLh + bias_F.reshape(1, heads, 1, -1)
     return y_BHLh.swapaxes(1, 2).reshape(x_MD.shape[0], -1)
@@ -88,14 +89,11 @@ def into_heads(x_MD: Array, w_DF: Array, bias_F: Array | None, *, batch: int, he
 
 def out_of_heads(x_MF: Array, w_FD: Array, bias_D: Array | None, *, batch: int, heads: int, operands: DType) -> Array:
     """Return rows x @ w + bias, [M, D], of rows [M, H h] that a kernel made head by head, [B, H, L, h]."""
-    w_HhD = w_FD.reshape(heads, -1, w_FD.shape[1])
-    x_BHLh = x_MF.reshape(batch, -1, *w_HhD.shape[:2]).swapaxes(1, 2)
-    y_MD = _einsum("bhlk,hkd->bld", x_BHLh, w_HhD, operands).reshape(x_MF.shape[0], -1)
+    w_HhD = w_FD.astype(operands).reshape(heads, -1, w_FD.shape[1])
+    x_BHLh = x_MF.astype(operands).reshape(batch, -1, *w_HhD.shape[:2]).swapaxes(1, 2)
+    y_BLD = jnp.einsum("bhlk,hkd->bld", x_BHLh, w_HhD, preferred_element_type=x_MF.dtype)
+    y_MD = y_BLD.reshape(x_MF.shape[0], -1)
     return y_MD if bias_D is None else y_MD + bias_D[None]
-
-
-def _einsum(letters: str, x: Array, w: Array, operands: DType) -> Array:
-    return jnp.einsum(letters, x.astype(operands), w.astype(operands), preferred_element_type=x.dtype)
 
 
 def _dot(x: Array, y: Array, along_x: int, along_y: int) -> Array:
