@@ -162,18 +162,34 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 def summed(function: Callable[[Any, Any], Any], whole: Any, rows_BL: Any) -> Any:
     """Return function(whole, rows) summed over the mesh in context, each device taking its part of batch and length.
 
-    So `whole` is gathered once and its gradient is summed once, whatever loop the function uses it in.
+    So `whole` is gathered once, when the rows are there, and its gradient is summed once, whatever loop uses it.
     """
-    mesh, axes = jax.sharding.get_abstract_mesh(), (*BATCH_AXES, "sequence")
-    sizes = jax.tree.leaves(rows_BL)[0].shape
-    if mesh.empty or mesh.size == 1 or sizes[0] % _parts(mesh, BATCH_AXES) or sizes[1] % mesh.shape["sequence"]:
+    if not _shared_out(rows_BL):
         return function(whole, rows_BL)
+    if platform() == "tpu":  # else a table would be kept from where it is looked up to where it is the head
+        whole, rows_BL = jax.lax.optimization_barrier((whole, rows_BL))
+    axes = (*BATCH_AXES, "sequence")
+    return _by_parts(lambda whole, rows: jax.lax.psum(function(whole, rows), axes), P())(whole, rows_BL)
 
-    def part(whole: Any, rows_BL: Any) -> Any:
-        return jax.lax.psum(function(whole, rows_BL), axes)
 
-    specs, names = (P(), P(BATCH_AXES, "sequence")), frozenset(axes)
-    return jax.shard_map(part, in_specs=specs, out_specs=P(), axis_names=names, check_vma=False)(whole, rows_BL)
+def spread(function: Callable[[Any, Any], Any], whole: Any, rows_BL: Any) -> Any:
+    """Return function(whole, rows), [B, L, ...], each device making its part of batch and length."""
+    if not _shared_out(rows_BL):
+        return function(whole, rows_BL)
+    return _by_parts(function, P(BATCH_AXES, "sequence"))(whole, rows_BL)
+
+
+def _by_parts(function: Callable[[Any, Any], Any], out: P) -> Callable[[Any, Any], Any]:
+    specs, names = (P(), P(BATCH_AXES, "sequence")), frozenset((*BATCH_AXES, "sequence"))
+    return jax.shard_map(function, in_specs=specs, out_specs=out, axis_names=names, check_vma=False)
+
+
+def _shared_out(rows_BL: Any) -> bool:
+    """Say whether the mesh in context has several devices and they divide the batch and the length of rows."""
+    mesh, sizes = jax.sharding.get_abstract_mesh(), jax.tree.leaves(rows_BL)[0].shape
+    if mesh.empty or mesh.size == 1 or len(sizes) < 2 or mesh.manual_axes:
+        return False
+    return sizes[0] % _parts(mesh, BATCH_AXES) == 0 and sizes[1] % mesh.shape["sequence"] == 0
 
 
 def _parts(mesh: AbstractMesh, axes: Sequence[str]) -> int:
@@ -246,8 +262,13 @@ def spread_rows(x_MD: Array) -> Array:
 
 
 def spread_tokens(x_BLD: Array) -> Array:
-    """Take [B, L, D] from where tables are split, along D, to where the batch and its parts of the length are."""
-    return _keep(_keep(x_BLD, ("data",), ("sequence",), ("fsdp",)), BATCH_AXES, ("sequence",))
+    """Take [B, L, D] from where tables are split, along D, to where the batch and its parts of the length are.
+
+    On TPU tables are looked up whole: a few columns each of all rows would be padded to 128.
+    """
+    if platform() != "tpu":
+        x_BLD = _keep(x_BLD, ("data",), ("sequence",), ("fsdp",))
+    return _keep(x_BLD, BATCH_AXES, ("sequence",))
 
 
 def _keep(x: Array, *axes: tuple[str, ...]) -> Array:

@@ -12,6 +12,7 @@ import pytest
 from lm.config import Recipe, TrainConfig, TransformerConfig
 from lm.losses import greatest, is_best, next_token
 from lm.models import blocked_attention, build, plain_attention
+from lm.models.layers import narrow_rows
 from lm.models.transformer import resolve
 from lm.products import into_heads, out_of_heads, product
 from lm.strict import ConfigError
@@ -163,3 +164,14 @@ def test_a_model_whose_heads_are_laid_out_for_tpu_is_the_plain_model(monkeypatch
 def test_the_command_line_asks_for_the_reference_in_either_case(word, flag):
     options, recipe = parse_recipe(Options, ["flip_flop_attention_cpu", "--model.reference", word], "train.py", None)
     assert recipe.model.reference is flag
+
+
+def test_rows_of_a_narrow_table_are_the_plain_rows_and_their_gradients_are_summed_in_float32():
+    table, ids, g = numbers(50, 4), jnp.asarray(RNG.integers(0, 50, (2, 300))), numbers(2, 300, 4)
+    out, back = jax.vjp(lambda table: narrow_rows(50, table, ids), table)
+    np.testing.assert_array_equal(out, table[ids])
+    np.testing.assert_allclose(back(g)[0], jnp.zeros_like(table).at[ids].add(g), atol=1e-5)
+    narrow, back = jax.vjp(lambda table: narrow_rows(50, table.astype(jnp.bfloat16), ids), table)
+    ones = jnp.ones_like(narrow)
+    assert float(back(ones.at[:].set(1 + 2**-7))[0].sum()) == pytest.approx(ones.size * (1 + 2**-7), rel=2**-8)
+    assert jnp.isnan(narrow_rows(50, table, jnp.asarray([[50]]))).all()

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.mesh import platform
+from lm.mesh import platform, spread
 from lm.products import product
 from lm.strict import require_choice
 from lm.types import Array, DType
@@ -117,7 +117,28 @@ class Embedding(nn.Module):
         self.table = self.param("table", self.table_init, (self.rows, self.width))
 
     def __call__(self, ids: Array) -> Array:
-        return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+        if platform() != "tpu":
+            return jnp.take(self.table, ids, axis=0).astype(self.dtype)
+        return spread(partial(narrow_rows, self.rows), self.table.astype(self.dtype), ids)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def narrow_rows(count: int, table_VD: Array, ids: Array) -> Array:
+    """Return rows of a table of `count` that is kept in few bits; their gradients are summed in float32."""
+    return jnp.take(table_VD, ids, axis=0)
+
+
+def _narrow_forward(count: int, table_VD: Array, ids: Array) -> tuple[Array, Array]:
+    return jnp.take(table_VD, ids, axis=0), ids
+
+
+def _narrow_backward(count: int, ids: Array, g: Array) -> tuple[Array, None]:
+    wide = jax.ShapeDtypeStruct((count, g.shape[-1]), jnp.float32)
+    (by_table,) = jax.linear_transpose(lambda table: jnp.take(table, ids, axis=0), wide)(g.astype(jnp.float32))
+    return by_table.astype(g.dtype), None
+
+
+narrow_rows.defvjp(_narrow_forward, _narrow_backward)
 
 
 class Projection(nn.Module):

@@ -30,6 +30,7 @@ PAPER = "Plans for slices that are not there"
 SLICES = ("v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x4")
 NAMES = ("tinygsm_125m_full", "tinygsm_350m_full", "tinygsm_1300m_full", "phi3_mini_full", "phi4_full")
 PEER = "llama_1319m"
+WIDE = "llama_1319m_wide_heads"
 PEER_SLICE = "v5e:16x16"
 
 
@@ -52,30 +53,37 @@ def peer_shape() -> Recipe:
         "model.positions": Rotary(),
         "train.batch_size": 1024,
         "train.accumulate": 1,
+        "objective.chunks": 8,  # of 4, logits take 0.4 GiB more and the step as long
         "mesh.data": 1,
         "mesh.fsdp": -1,
     }
     return override(RECIPES["tinygsm_1300m_full"](), values)
 
 
+def wide_heads() -> Recipe:
+    """Return the same with 16 heads of 128, which fill a TPU's lanes, in place of 32 of 64."""
+    return override(peer_shape(), {"name": WIDE, "model.heads": 16})
+
+
 def rows() -> dict[str, tuple[Recipe, str]]:
     """Return recipe and topology of every row by its name."""
     known = {f"{name} {where}": (RECIPES[name](), where) for name in NAMES for where in SLICES}
-    return {f"{PEER} {PEER_SLICE}": (peer_shape(), PEER_SLICE)} | known
+    shapes = {f"{recipe.name} {PEER_SLICE}": (recipe, PEER_SLICE) for recipe in (peer_shape(), wide_heads())}
+    return shapes | known
 
 
 def write(names: Sequence[str]) -> None:
     """Plan the rows with all of these names, or without any the rows that are missing; each is kept at once."""
     for name in names:
         if not any(name in each.split() for each in rows()):
-            raise UserError(f"no row {name!r}{nearest(name, [*NAMES, PEER, *SLICES])}")
+            raise UserError(f"no row {name!r}{nearest(name, [*NAMES, PEER, WIDE, *SLICES])}")
     path = DOCS / "results" / "plans.tpu.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["plans"] if path.exists() else {}
     for label, (recipe, where) in rows().items():
         if not set(names) <= set(label.split()) or (label in kept and not names):
             continue
         topology = parse_topology(where)
-        best = plan(recipe, topology, True) if recipe.name == PEER else search(recipe, topology, compiles=1)[0]
+        best = plan(recipe, topology, True) if recipe.name in (PEER, WIDE) else search(recipe, topology, compiles=1)[0]
         kept[label] = asdict(best)
         print("| " + " | ".join(row(best)) + " |", flush=True)
         save(result({each: Plan(**kept[each]) for each in rows() if each in kept}), DOCS)
@@ -87,6 +95,9 @@ def result(plans: Mapping[str, Plan]) -> dict[str, Any]:
     peer = plans.get(f"{PEER} {PEER_SLICE}")
     if peer is not None:
         figures |= {"peer_seconds": [peer.seconds["compiler"]], "peer_gib": [peer.memory["needed"] / GIB]}
+    wide = plans.get(f"{WIDE} {PEER_SLICE}")
+    if wide is not None:
+        figures |= {"wide_mfu": [mfu(wide)]}
     provenance = provenance_of("python tpu/plan.py --table")
     if any(plan.compile_seconds is not None for plan in plans.values()):
         provenance["versions"] |= {"libtpu": metadata.version("libtpu")}
@@ -105,6 +116,11 @@ def result(plans: Mapping[str, Plan]) -> dict[str, Any]:
     }
 
 
+def mfu(plan: Plan) -> float:
+    """Return the share of the peak rate by the compiler's own seconds, kernels and network left out as for the peer."""
+    return plan.flops["model"] / parse_topology(plan.topology).chip.flops / plan.seconds["compiler"]
+
+
 def factor(plan: Plan) -> float:
     """Return by which factor the memory of model and compiler differ, either way; 1 where nothing was compiled."""
     said, modelled = plan.memory["needed"], plan.memory["model"]
@@ -116,7 +132,7 @@ CLAIMS = (
         PAPER,
         "1.319B parameters, 4 windows of 2,048 tokens a chip, all computed again, v5e:16x16: seconds by the compiler",
         "peer_seconds",
-        at_most=0.828,
+        at_most=0.662,
         paper_value="0.828 (MaxText 0.2.5, without kernels)",
         exact=True,
     ),
@@ -126,6 +142,14 @@ CLAIMS = (
         "peer_gib",
         at_most=2.07,
         paper_value="2.07 (MaxText 0.2.5)",
+        exact=True,
+    ),
+    Claim(
+        PAPER,
+        "The same with 16 heads of 128: share of the peak rate by the compiler's seconds",
+        "wide_mfu",
+        at_least=0.60,
+        paper_value="0.43 (MaxText 0.2.5 with 32 heads of 64)",
         exact=True,
     ),
     Claim(
