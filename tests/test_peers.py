@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lm.exits import Absent
+from scripts import bench_step
+from scripts.bench_step import STEP, STEP_JAX
 from scripts.peers import environments
-from scripts.peers.race import Side, race, ratio
+from scripts.peers.race import Side, Taken, race, ratio
 
 ROOT = Path(__file__).parent.parent
 VENV = '#!/bin/sh\nmkdir -p "$3/bin" && printf \'#!/bin/sh\\n{}\\n\' > "$3/bin/python" && chmod +x "$3/bin/python"\n'
@@ -71,3 +73,21 @@ def test_a_side_that_ends_early_is_named(tmp_path):
         race({"peer": Side("tests.worker", {})}, cores=1, seconds=0.0, rounds=1)
     with pytest.raises(Absent, match="^1000 cores are measured on and this process has"):
         race({}, cores=1000, seconds=0.0, rounds=1)
+
+
+@pytest.mark.parametrize("bench", [STEP, STEP_JAX])
+def test_a_bench_of_steps_measures_what_it_claims(bench, tmp_path, monkeypatch):
+    def taken(sides, cores, seconds, rounds):
+        facts = {"peak_memory": 1e9, "flops": 1e9, "first_step": 1.0, "losses": [4.0, 3.0, 2.0]}
+        return {name: Taken([[2.0, 2.0]], [[1.0 + (name == "ours")]], facts) for name in sides}
+
+    monkeypatch.setattr(bench_step, "race", taken)
+    monkeypatch.setattr(bench_step, "python_of", lambda name, folder: folder / name)
+    (tmp_path / "nanodo" / "nanodo").mkdir(parents=True)
+    (tmp_path / "nanodo" / "nanodo" / "model.py").touch()
+    figures = bench.against(tmp_path).run(tmp_path, "cpu", 0)
+    assert {claim.metric for claim in bench.claims} <= figures.keys()
+    for claim in bench.claims:
+        assert figures[claim.metric] == {"ratio": 0.5, "memory": 1.0, "loss": 0.0}[claim.metric.split("_")[-1]]
+    with pytest.raises(Absent, match="^peer nanodo is not in"):
+        STEP_JAX.against(tmp_path / "nowhere").run(tmp_path, "cpu", 0)
