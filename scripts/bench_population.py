@@ -37,7 +37,7 @@ def population(workdir: Path, scale: str, seed: int, peers: Path) -> Mapping[str
     figures: dict[str, float] = {}
     for name, shape in SHAPES.items():
         with pinned(1):
-            found = whole(shape, workdir / name, torch, RUNS * seed) | steady(shape)
+            found = whole(shape, (workdir / name).absolute(), torch, RUNS * seed) | steady(shape)
         figures |= {f"{name}_{figure}": value for figure, value in found.items()}
     return figures
 
@@ -54,14 +54,8 @@ def whole(shape: Shape, folder: Path, torch: Path, first: int) -> dict[str, floa
     taken: dict[str, list[float]] = {}
     for number in range(RUNS):
         compiled, turn = folder / f"compiled{number // 2}", ("cold", "cached")[number % 2]
-        train = (
-            "scripts/train.py",
-            *line,
-            f"--train.seed={first + number}",
-            "--workdir",
-            (folder / f"run{number}").absolute(),
-        )
-        sweep = ("scripts/sweep.py", *line, "--seeds", MEMBERS, "--workdir", (folder / f"sweep{number}").absolute())
+        train = ("scripts/train.py", *line, f"--train.seed={first + number}", "--workdir", folder / f"run{number}")
+        sweep = ("scripts/sweep.py", *line, "--seeds", MEMBERS, "--workdir", folder / f"sweep{number}")
         said = {"shape": shape._asdict(), "steps": STEPS, "seed": first + number, **TESTS}
         taken.setdefault(f"run_{turn}", []).append(spent(compiled / "run", sys.executable, *train))
         taken.setdefault("torch", []).append(spent(compiled, torch, "-m", "scripts.peers.torch_run", json.dumps(said)))
@@ -92,7 +86,7 @@ def spent(compiled: Path, *words: object) -> float:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled.absolute()),
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
     }
     subprocess.run([*map(str, words)], check=True, capture_output=True, cwd=ROOT, env=env)
     return children() - before

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,46 +23,13 @@ from scripts.bench_save import SAVE
 from scripts.bench_start import START
 from scripts.bench_step import STEP, STEP_JAX
 from scripts.bench_transforms import MAJORITY
-from scripts.measure import command, killed, largest_difference, seconds
+from scripts.measure import command, killed, largest_difference
 from tasks.task import Claim, Experiment
 
 RECIPE = "flip_flop_attention_cpu"
 
 
-def prepared(name: str) -> tuple[Any, Callable[..., Any], Any]:
-    """Return a recipe's source, its step, and a function from a seed to a fresh state."""
-    import jax
-
-    from lm.step import init_state, make_step
-    from lm.train import build_net, parts_of
-    from tasks.registry import RECIPES
-
-    recipe = RECIPES[name]()
-    (_, net, _), source = build_net(recipe), recipe.task.source(recipe, Path())
-    objective, optimizer, _ = parts_of(recipe)
-    step = make_step(net, objective, optimizer, source.draw)
-    return source, step, lambda seed: init_state(net, optimizer, jax.random.key(seed))
-
-
-def data_share(steps: int = 20) -> dict[str, float]:
-    """Time steps that draw their batch against the drawing alone, on the flip-flop recipe."""
-    import jax
-
-    from lm.step import repeat
-
-    source, step, begin = prepared("flip_flop_cpu")
-    state = begin(0)
-
-    def only(state: Any, batch: Any) -> Any:
-        used = sum(x.sum() for x in jax.tree.leaves(source.draw(state.key, state.step)))
-        return state._replace(step=state.step + 1), {"used": used}
-
-    run, draw = jax.jit(repeat(step)), jax.jit(repeat(only))
-    whole, alone = seconds(lambda: run(state, None, steps), lambda: draw(state, None, steps))
-    return {"data_share": alone / whole, "flip_flop_steps_per_second": steps / whole}
-
-
-def imports() -> dict[str, float]:
+def imports(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
     """Time imports in fresh interpreters, above the start of one."""
 
     def start(code: str) -> float:
@@ -76,11 +43,6 @@ def _python(code: str) -> float:
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - begun
-
-
-def speed(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Measure what drawing and imports cost."""
-    return {**data_share(), **imports()}
 
 
 def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
@@ -116,7 +78,6 @@ def faults(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
 
 LONG, SHORT = 200, 20  # steps; rounding differs across devices and grows tenfold every 40 steps or so
 SPEED = (
-    Claim("", "Flip-flop strings drawn inside the step: share of a step", "data_share", at_most=0.05),
     Claim("", "Seconds to import lm, above the interpreter's own start", "import_lm", at_most=0.2),
     Claim("", "Seconds to import tasks, likewise", "import_tasks", at_most=0.2),
 )
@@ -144,7 +105,7 @@ FAULTS = (
     ),
 )
 BENCHES = {
-    "speed": Experiment("speed", "Speed", SPEED, speed),
+    "speed": Experiment("speed", "Speed", SPEED, imports),
     "faults": Experiment("faults", "Faults and other machines", FAULTS, faults),
     "majority": MAJORITY,
     "growth": GROWTH,

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from scripts.bench_generators import pairs
+from scripts.plain_generators import pairs
 
 PAIRS = pairs()
 
@@ -18,7 +18,9 @@ def test_plain_generators_make_sequences_of_the_same_form(name):
         inputs, targets, weights = plain(rng, task)
         for ours, theirs in zip((inputs, targets, weights), (like.inputs, like.targets, like.weights), strict=True):
             assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        assert targets.min() >= 0 and targets.max() < task.vocabulary and weights.max() == 1
+        assert weights.max() == 1
+        if targets.dtype == np.int32:
+            assert targets.min() >= 0 and targets.max() < task.vocabulary
         if inputs.ndim == 1:
             assert inputs.min() >= 0 and inputs.max() < task.vocabulary
         sums.append(inputs.tobytes())

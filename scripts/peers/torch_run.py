@@ -1,7 +1,7 @@
 """A peer: a whole run in PyTorch, from the start of the process to the figures of a test.
 
-Settings: shape (the fields of one), steps, seed, ignore (of the training strings), tests (percentages of ignores), count
-(strings of each test). It learns what a flip-flop automaton holds: inputs 0, 1 and 2, which changes nothing.
+Settings: shape (the fields of one), steps, seed, ignore (of the training strings), tests (percentages of ignores),
+count (strings of each test). It learns what a flip-flop automaton holds: inputs 0, 1 and 2, which changes nothing.
 """
 
 from __future__ import annotations
