@@ -19,7 +19,7 @@ from lm.exits import UserError
 
 # As the runtime says it (CPU, GPU), and as the TPU compiler does.
 BYTES = re.compile(r"[Oo]ut of memory (?:while trying to allocate|allocating) (\d+) ?bytes")
-COMPILED = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of |exceeds [\w ]*\()([\d.]+)([KMGT]?)")
+COMPILED = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of |exceeds\D*)([\d.]+)([KMGT]?)")
 GIB = 2**30
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
