@@ -9,7 +9,7 @@ import pytest
 
 from lm.exits import Absent
 from scripts import bench_step
-from scripts.bench_step import STEP, STEP_JAX
+from scripts.bench_step import CORES, STEP, STEP_JAX
 from scripts.peers import environments
 from scripts.peers.race import Side, Taken, race, ratio
 
@@ -75,11 +75,12 @@ def test_a_side_that_ends_early_is_named(tmp_path):
         race({}, cores=1000, seconds=0.0, rounds=1)
 
 
-@pytest.mark.parametrize("bench", [STEP, STEP_JAX])
+@pytest.mark.parametrize("bench", [STEP, CORES, STEP_JAX])
 def test_a_bench_of_steps_measures_what_it_claims(bench, tmp_path, monkeypatch):
     def taken(sides, cores, seconds, rounds):
         facts = {"peak_memory": 1e9, "flops": 1e9, "first_step": 1.0, "losses": [4.0, 3.0, 2.0]}
-        return {name: Taken([[2.0, 2.0]], [[1.0 + (name == "ours")]], facts) for name in sides}
+        times = {name: [[1.0 + (name == "ours")]] for name in sides}
+        return {name: Taken(each if cores == 2 else [[2.0, 2.0]], each, facts) for name, each in times.items()}
 
     monkeypatch.setattr(bench_step, "race", taken)
     monkeypatch.setattr(bench_step, "python_of", lambda name, folder: folder / name)
