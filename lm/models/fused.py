@@ -5,6 +5,7 @@ Neither holds scores or weights of all pairs of tokens. Letters: h width of one 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -52,17 +53,19 @@ def splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length = q_BHLh.shape[2]
-    tiles: Any = (next(size for size in TILES if length % size == 0),) * 8
+    tile = next(size for size in TILES if length % size == 0)
     # Heads that do not fill the lanes would be padded, in memory and in every product: there tokens lie along them.
     layout = kernels.QKVLayout.HEAD_DIM_MINOR if q_BHLh.shape[3] % LANES == 0 else kernels.QKVLayout.SEQ_MINOR
-    layouts: Any = dict.fromkeys(("q_layout", "k_layout", "v_layout"), layout)
+    fields = [field.name for field in dataclasses.fields(kernels.BlockSizes)]
+    sizes: Any = {name: tile for name in fields if name.startswith("block_")}
+    sizes |= {name: layout for name in fields if name.endswith("_layout")}
     square = (length, length)
     mask = masks.CausalMask(square) if window is None else masks.LocalMask(square, (window - 1, 0), 0)
 
     def attend(q_BHLh: Array, k_BKLh: Array, v_BKLh: Array, segments_BL: Array | None) -> Array:
         kernel = kernels.make_splash_mha(
             masks.MultiHeadMask([mask] * q_BHLh.shape[1]),
-            block_sizes=kernels.BlockSizes(*tiles, **layouts),
+            block_sizes=kernels.BlockSizes(**sizes),
             head_shards=1,
             q_seq_shards=1,
             residual_checkpoint_name=SAVED,
