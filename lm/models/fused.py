@@ -54,8 +54,8 @@ def splash_attention(
 
     length = q_BHLh.shape[2]
     tile = next(size for size in TILES if length % size == 0)
-    # Heads that do not fill the lanes would be padded, in memory and in every product: there tokens lie along them.
-    layout = kernels.QKVLayout.HEAD_DIM_MINOR if q_BHLh.shape[3] % LANES == 0 else kernels.QKVLayout.SEQ_MINOR
+    # Tokens lie along the lanes: heads may not fill them, and where they do it is still what products around it like.
+    layout = kernels.QKVLayout.SEQ_MINOR
     fields = [field.name for field in dataclasses.fields(kernels.BlockSizes)]
     sizes: Any = {name: tile for name in fields if name.startswith("block_")}
     sizes |= {name: layout for name in fields if name.endswith("_layout")}
