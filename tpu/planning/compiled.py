@@ -83,8 +83,6 @@ def compile_recipe(recipe: Recipe, topology: Topology) -> Compiled:
 
     from lm.memory import needed
 
-    # A program that was compiled for devices that are not there cannot be read back, and its text would be missing.
-    jax.config.update("jax_enable_compilation_cache", False)
     lowered, mesh = lower(recipe, devices_of(topology))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
