@@ -23,8 +23,8 @@ def product(x_MK: Array, w_KN: Array, operands: DType) -> Array:
 
     On CPU it has no forward-mode derivative: jnp.matmul is the plain form.
     """
-    if platform() == "cpu":
-        return _on_cpu(x_MK, w_KN, operands)
+    if platform() == "cpu":  # float32 outside, so that autodiff finds the types of the gradients
+        return _on_cpu(x_MK.astype(jnp.float32), w_KN.astype(jnp.float32), operands).astype(x_MK.dtype)
     return jnp.matmul(x_MK.astype(operands), w_KN.astype(operands), preferred_element_type=x_MK.dtype)
 
 
@@ -33,15 +33,14 @@ def _on_cpu(x_MK: Array, w_KN: Array, operands: DType) -> Array:
     return _forward(x_MK, w_KN, operands)[0]
 
 
-def _forward(x_MK: Array, w_KN: Array, operands: DType) -> tuple[Array, tuple[Array, ...]]:
-    narrow_MK, narrow_KN = x_MK.astype(operands), w_KN.astype(operands)
-    # What is empty tells the types of the gradients.
-    return times(narrow_MK, narrow_KN).astype(x_MK.dtype), (narrow_MK, narrow_KN, x_MK[:0], w_KN[:0])
+def _forward(x_MK: Array, w_KN: Array, operands: DType) -> tuple[Array, tuple[Array, Array]]:
+    x_MK, w_KN = x_MK.astype(operands), w_KN.astype(operands)
+    return times(x_MK, w_KN), (x_MK, w_KN)
 
 
-def _backward(operands: DType, kept: tuple[Array, ...], g_MN: Array) -> tuple[Array, Array]:
-    (x_MK, w_KN, x, w), g_MN = kept, g_MN.astype(operands)
-    return by_left(g_MN, w_KN).astype(x.dtype), by_right(x_MK, g_MN).astype(w.dtype)
+def _backward(operands: DType, kept: tuple[Array, Array], g_MN: Array) -> tuple[Array, Array]:
+    (x_MK, w_KN), g_MN = kept, g_MN.astype(operands)
+    return by_left(g_MN, w_KN), by_right(x_MK, g_MN)
 
 
 _on_cpu.defvjp(_forward, _backward)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.environment import MARK, advised, compiled, settle
+from lm.environment import MARK, PAGES, advised, compiled, settle
 
 
 @pytest.fixture
@@ -20,11 +20,11 @@ def program(tmp_path, monkeypatch):
     return compiled(os.environ)
 
 
-@pytest.mark.parametrize("name", advised(Path()))
+@pytest.mark.parametrize("name", [*advised(Path()), *PAGES])
 def test_what_is_set_stays(name, program):
     os.environ[name] = "7"
     settle()
-    assert {**advised(program), name: "7"}.items() <= os.environ.items()
+    assert {**advised(program), **PAGES, name: "7"}.items() <= os.environ.items()
 
 
 def test_a_program_is_left_alone_where_that_is_asked_for(monkeypatch):
@@ -36,25 +36,26 @@ def test_a_program_is_left_alone_where_that_is_asked_for(monkeypatch):
 SAYS = """
 import json, os, sys
 began = dict(os.environ)
-if {early} and "JAX_COMPILATION_CACHE_DIR" not in began:
+if {late!r} == "jax" and "JAX_COMPILATION_CACHE_DIR" not in began:
     sys.modules["jax"] = json
 from lm.exits import main_guard
 def main(argv):
-    print(json.dumps([argv, os.getpid(), began if {early} else dict(os.environ)]))
+    print(json.dumps([argv, os.getpid(), began if {late!r} else dict(os.environ)]))
     raise SystemExit(5)
 main_guard(main)
 """
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_a_program_runs_in_it_even_where_jax_has_begun_before(early, tmp_path):
+@pytest.mark.parametrize("late", ["", "jax", *PAGES])
+def test_a_program_runs_in_it_even_where_it_has_been_read_before(late, tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", MARK))}
-    env |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    line = [sys.executable, "-c", SAYS.format(early=early), "a b", "--debug", "c"]
+    env |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), **PAGES}
+    env.pop(late, None)
+    line = [sys.executable, "-c", SAYS.format(late=late), "a b", "--debug", "c"]
     process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
     argv, number, found = json.loads(process.communicate()[0])
     assert (argv, number, process.returncode) == (["a b", "c"], process.pid, 5)
-    assert advised(compiled(env)).items() <= found.items()
+    assert {**advised(compiled(env)), **PAGES}.items() <= found.items()
 
 
 def test_what_was_compiled_long_ago_is_removed(program):
