@@ -3,9 +3,9 @@
     settle()      # first of all in a program
 
 A second start need not compile again what is in JAX_COMPILATION_CACHE_DIR, which is in the user's cache folder; several
-processes may share it. `JAX_ENABLE_COMPILATION_CACHE=false` compiles anew. On Linux, large blocks of memory lie in large
-pages: XLA asks for the memory of a step anew each time, and a step on CPU takes 1.15 to 1.45 times as long without them.
-`CAMBIUM_ENVIRONMENT=as_is` leaves the environment alone, and a variable that is set stays so.
+processes may share it. `JAX_ENABLE_COMPILATION_CACHE=false` compiles anew. On Linux, large blocks of memory lie in
+large pages: XLA asks for the memory of a step anew each time, and without them a step on CPU takes 1.15 to 1.45 times
+as long. `CAMBIUM_ENVIRONMENT=as_is` leaves the environment alone, and a variable that is set stays so.
 """
 
 from __future__ import annotations
