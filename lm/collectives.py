@@ -35,7 +35,7 @@ ADVANCE = re.compile(r"^\s*%?([\w.-]+) = [su](?:32|64)\[\]\S* add\(%?([\w.-]+), 
 HANDED_ON = re.compile(r"^\s*ROOT .* tuple\((.*?)\)")
 BELOW = re.compile(r"^\s*ROOT .* compare\(%?([\w.-]+), %?([\w.-]+)\), direction=LT")
 CHAIN = re.compile(r'\bchain_id="(\d+)"')
-SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 NAMED = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S*)\))? \{([^}]*)\}")
 ORDER = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -53,6 +53,14 @@ class Collective(NamedTuple):
     axes: tuple[str, ...]
     bytes: int
     count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class Held(NamedTuple):
+    """An array in the text of a program."""
+
+    sizes: list[int]
+    bytes: float
+    in_memory: bool  # in the device's main memory, not in one of its faster ones
 
 
 def collectives(hlo_text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
@@ -78,14 +86,18 @@ def executions(hlo_text: str) -> dict[str, int]:
     return _runs(*_read(hlo_text, {}))
 
 
+def arrays_of(shapes: str) -> list[Held]:
+    """Return the arrays in a shape as HLO writes it: (f32[2,3]{1,0}, s32[])."""
+    found = []
+    for name, bits, dimensions, layout in ARRAY.findall(shapes):
+        sizes = _numbers(dimensions)
+        found.append(Held(sizes, math.prod(sizes) * (8 if name == "pred" else int(bits)) / 8, "S(" not in layout))
+    return found
+
+
 def bytes_of(shapes: str, scalars: bool = True) -> int:
-    """Return the bytes of the arrays in a shape as HLO writes it, (f32[2,3]{1,0}, s32[]); or of those with axes."""
-    bits_of_each = (
-        math.prod(_numbers(dimensions)) * (8 if name == "pred" else int(bits))
-        for name, bits, dimensions in SHAPE.findall(shapes)
-        if dimensions or scalars
-    )
-    return sum(bits_of_each) // 8
+    """Return the bytes of the arrays in a shape as HLO writes it, or of those with axes."""
+    return int(sum(each.bytes for each in arrays_of(shapes) if each.sizes or scalars))
 
 
 def totals(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], tuple[int, int]]:

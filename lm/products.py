@@ -73,6 +73,12 @@ def by_right(x_MK: Array, g_MN: Array) -> Array:
     return _across(_dot(_across(g_MN), x_MK, 1, 0))
 
 
+def in_rows(x_MD: Array, w_DF: Array, bias_F: Array | None, *, operands: DType | None = None) -> Array:
+    """Return rows x @ w + bias, [M, F], in the type of x; without `operands` by the plain product in that type."""
+    y_MF = x_MD @ w_DF.astype(x_MD.dtype) if operands is None else product(x_MD, w_DF, operands)
+    return y_MF if bias_F is None else y_MF + bias_F[None]
+
+
 def into_heads(x_MD: Array, w_DF: Array, bias_F: Array | None, *, batch: int, heads: int, operands: DType) -> Array:
     """Return rows x @ w + bias, [M, H h], made head by head, [B, H, L, h], as kernels for TPU read them.
 

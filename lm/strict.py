@@ -37,6 +37,12 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
 
 
+def require_fraction(name: str, value: Any) -> None:
+    """Raise ConfigError unless value lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} must lie in [0, 1), got {value}")
+
+
 def require_pattern(name: str, value: str) -> None:
     """Raise ConfigError unless value is a regular expression."""
     try:

@@ -49,6 +49,11 @@ def parse_first(form: type[T], argv: list[str], prog: str, about: str | None) ->
     return _parse(form, argv, prog, about, return_unknown_args=True)
 
 
+def settings_of(form: type[T], options: T) -> T:
+    """Return the settings that a script's own options extend, without those."""
+    return form(**{field.name: getattr(options, field.name) for field in dataclasses.fields(form)})  # type: ignore[arg-type]
+
+
 def parse_over(
     form: type[T], values: Mapping[str, Any], argv: list[str], prog: str, about: str | None
 ) -> tuple[T, dict[str, Any]]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import main_guard
-from scripts.cli import parse
+from scripts.cli import parse, settings_of
 from scripts.runs import read_recipe
 from tasks.math.duo import Duo, run_duo
 
@@ -31,8 +31,8 @@ class Options(Duo):
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "duo.py", __doc__)
-    duo = Duo(**{each.name: getattr(options, each.name) for each in fields(Duo)})
-    summary = run_duo(read_recipe(options.generator), options.generator, options.workdir, duo, options.quiet)
+    duo, recipe = settings_of(Duo, options), read_recipe(options.generator)
+    summary = run_duo(recipe, options.generator, options.workdir, duo, options.quiet)
     print(json.dumps(summary))
 
 

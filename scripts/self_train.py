@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import main_guard
-from scripts.cli import parse
+from scripts.cli import parse, settings_of
 from scripts.runs import read_recipe
 from tasks.math.self_training import Round, run_round
 
@@ -30,8 +30,8 @@ class Options(Round):
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "self_train.py", __doc__)
-    settings = Round(**{each.name: getattr(options, each.name) for each in fields(Round)})
-    summary = run_round(read_recipe(options.generator), options.generator, options.workdir, settings, options.quiet)
+    settings, recipe = settings_of(Round, options), read_recipe(options.generator)
+    summary = run_round(recipe, options.generator, options.workdir, settings, options.quiet)
     print(json.dumps(summary))
 
 

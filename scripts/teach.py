@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:  # run as a file: the repository's root holds lm, tasks and scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lm.exits import main_guard
-from scripts.cli import parse
+from scripts.cli import parse, settings_of
 from tasks.math.benchmarks import read
 from tasks.math.teacher import Lesson, teach
 
@@ -28,9 +28,8 @@ class Options(Lesson):
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "teach.py", __doc__)
-    lesson = Lesson(**{field.name: getattr(options, field.name) for field in fields(Lesson)})
     questions = [item.question for item in read("gsm8k_train", options.gsm8k)]
-    print(json.dumps(teach(lesson, questions, options.out), indent=1))
+    print(json.dumps(teach(settings_of(Lesson, options), questions, options.out), indent=1))
 
 
 if __name__ == "__main__":

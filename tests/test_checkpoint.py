@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import assert_same
 
 import lm.checkpoint
 from lm.checkpoint import MANIFEST, UNGUARDED, Checkpoints
@@ -42,17 +43,6 @@ def make_state(step: int, average: bool = False) -> TrainState:
 
 def abstract(state):
     return jax.eval_shape(lambda: state)
-
-
-def assert_same(actual, expected):
-    raw = [
-        jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
-        for tree in (actual, expected)
-    ]
-    assert jax.tree.structure(raw[0]) == jax.tree.structure(raw[1])
-    for a, b in zip(*map(jax.tree.leaves, raw), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def save_steps(directory: Path, *steps: int, keep: int = 9) -> None:
@@ -294,7 +284,8 @@ EIGHT = """
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
-from test_checkpoint import Checkpoints, abstract, assert_same, make_state
+from test_checkpoint import Checkpoints, abstract, make_state
+from trees import assert_same
 
 assert jax.device_count() == 8
 mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))

@@ -20,7 +20,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_checkpoint import abstract, assert_same, make_state, run_child
+from test_checkpoint import abstract, make_state, run_child
+from trees import assert_same
 
 import lm.train
 from lm.checkpoint import Checkpoints, damage

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractDevice
+from trees import assert_close
 
 from lm.config import KINDS, ALiBi, MeshConfig, Randomised, RelativeBias, Tempered, TransformerConfig
 from lm.mesh import make_mesh, platform, under
@@ -77,10 +78,6 @@ def value_and_gradients(attend, qkv, w, **how):
         return jnp.sum(attend(*qkv, scale=0.3, **how) * w)
 
     return jax.jit(lambda qkv: (attend(*qkv, scale=0.3, **how), jax.grad(loss)(qkv)))(qkv)
-
-
-def assert_close(a, b, tolerance):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_checkpoint import assert_same, run_child
+from test_checkpoint import run_child
+from trees import assert_same
 
 from lm.checkpoint import Checkpoints
 from lm.config import Growth, Guard, MLPConfig, OptimizerConfig, Recipe, TrainConfig

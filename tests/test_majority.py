@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import assert_close, assert_same
 
 from lm.config import (
     MajorityKernels,
@@ -82,15 +83,6 @@ def train(net, params, batch, optimizer, steps):
     for _ in range(steps):
         state, _ = step(state, batch)
     return state.params
-
-
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def assert_close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
 def over_copies(function, params, pattern="kernel$"):

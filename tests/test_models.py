@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees import assert_close
 
 from lm.config import (
     ALiBi,
@@ -89,10 +90,6 @@ def make_batch(name, segments, seed=2):
 
 def cut(batch, where):
     return jax.tree.map(lambda leaf: leaf[:, where], batch)
-
-
-def assert_close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
 @every_model

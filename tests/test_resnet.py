@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees import assert_close
 
 from lm.config import (
     RESNETS,
@@ -90,10 +91,6 @@ def statistics_of(tree):
 
 def weights_of(tree):
     return map_paths(lambda path, leaf: jnp.zeros(()) if is_statistic(path) else leaf, tree)
-
-
-def assert_close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +260,8 @@ def test_dropout_acts_in_training_alone():
 
 
 ACROSS = """
+import sys
+sys.path.append("tests")
 import jax, numpy as np
 from jax.sharding import PartitionSpec
 from lm.config import MeshConfig

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees import assert_close
 
 from lm.config import ALiBi, Learned, MLPConfig, ReaderConfig, RNNConfig, Rotary, TransformerConfig
 from lm.models import blocked_attention, build, causal_attention, plain_attention
@@ -64,10 +65,6 @@ def make_batch(groups=GROUPS, segments=SEGMENTS):
 def model(name):
     net = build(MODELS[name])
     return net, some_params(net), jax.jit(lambda params, batch: net.apply(params, batch).logits)
-
-
-def assert_close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
 # Groups: masks as data in the batch

@@ -106,11 +106,7 @@ class Codec:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids without the special ones; bytes that are no UTF-8 become U+FFFD."""
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocabulary:
-                raise ValueError(f"token id {i} is not in 0..{self.vocabulary - 1}")
-        return self._tokenizer.decode([i for i in ids if i >= len(SPECIALS)])
+        return self._tokenizer.decode([i for i in known(ids, self.vocabulary) if i >= len(SPECIALS)])
 
     def tokenizer_json(self) -> str:
         """Return the codec as a tokenizer.json, which splits text into pieces by itself."""
@@ -150,6 +146,15 @@ class Codec:
     def _serialise(self) -> str:
         data = {"format": FORMAT, "pattern": PIECE.pattern, "merges": [" ".join(merge) for merge in self._merges]}
         return json.dumps(data, indent=0, ensure_ascii=False)
+
+
+def known(ids: Iterable[int], vocabulary: int) -> list[int]:
+    """Return ids, of whatever integer type, as a list; ValueError where one lies outside the vocabulary."""
+    ids = [int(i) for i in ids]
+    for i in ids:
+        if not 0 <= i < vocabulary:
+            raise ValueError(f"token id {i} is not in 0..{vocabulary - 1}")
+    return ids
 
 
 def _alphabet() -> list[str]:

@@ -66,13 +66,11 @@ def load_folder(folder: Path, dtype: str = "float32") -> tuple[TransformerConfig
 
 def _check(plan: Mapping[str, Piece], stored: Mapping[str, Stored], shapes: Mapping[str, Any], what: str) -> None:
     """Raise Unusable where the files do not hold exactly the tensors of the plan."""
-    missing, extra = sorted(set(plan) - set(stored)), sorted(set(stored) - set(plan))
-    if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise Unusable(f"{what}: tensor {missing[0]}{more} is missing")
-    if extra:
-        more = f" and {len(extra) - 1} more" if extra[1:] else ""
-        raise Unusable(f"{what}: tensor {extra[0]}{more} is none that its config.json asks for")
+    missing, extra = set(plan) - set(stored), set(stored) - set(plan)
+    for names, verdict in ((missing, "is missing"), (extra, "is none that its config.json asks for")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise Unusable(f"{what}: tensor {min(names)}{more} {verdict}")
     for name, piece in plan.items():
         if stored[name].shape != piece.shape(shapes):
             found, asked = list(stored[name].shape), list(piece.shape(shapes))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lm.data.codec import known
 from lm.exits import Unusable, UserError
 from lm.interop.gguf import GGUF, read_gguf
 from lm.strict import ConfigError, nearest
@@ -95,11 +96,7 @@ class PretrainedCodec:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids without the special ones; bytes that are no UTF-8 become U+FFFD."""
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocabulary:
-                raise ValueError(f"token id {i} is not in 0..{self.vocabulary - 1}")
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return self._tokenizer.decode(known(ids, self.vocabulary), skip_special_tokens=True)
 
     def tokenizer_json(self) -> str:
         """Return the tokenizer as a tokenizer.json."""

@@ -23,7 +23,7 @@ from lm.models import blocked, fused
 from lm.models.layers import SAVED, Here, Initialiser, Projection, fan_in_normal
 from lm.models.masks import blocks, same_segment, visible
 from lm.models.positions import Tables, rotate
-from lm.products import into_heads, out_of_heads
+from lm.products import in_rows, into_heads, out_of_heads
 from lm.strict import require_choice
 from lm.types import Array, DType
 
@@ -264,8 +264,8 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int, init: Initialiser) -> Array:
             shape = (heads * self.head_width, use_bias, self.dtype, init)
-            linear = self._by_heads(into_heads, batch, heads)
-            y = Projection(*shape, operands=self.operands, linear=linear, name=name)(x_MD)
+            linear = self._linear(into_heads, batch, heads)
+            y = Projection(*shape, linear=linear, name=name)(x_MD)
             return y.reshape(batch, length, heads, self.head_width)
 
         def bias(queries_BQ: Array, keys_BS: Array) -> Array | None:
@@ -308,12 +308,12 @@ class Attention(nn.Module):
         out_MD = out_BHLh.swapaxes(1, 2).reshape(batch * length, self.heads * self.head_width)
         out_MD = Here(name="heads")(out_MD)
         shape = (x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init)
-        linear = self._by_heads(out_of_heads, batch, self.heads)
-        out_MD = Projection(*shape, operands=self.operands, linear=linear, name="output")(out_MD)
+        linear = self._linear(out_of_heads, batch, self.heads)
+        out_MD = Projection(*shape, linear=linear, name="output")(out_MD)
         return out_MD, None if cache is None else (k_BKLh, v_BKLh)
 
-    def _by_heads(self, linear: Callable[..., Array], batch: int, heads: int) -> Callable[..., Array] | None:
-        """Return the linear map in the layout of heads on TPU, and nothing elsewhere: rows suit CPU and cuDNN."""
+    def _linear(self, by_heads: Callable[..., Array], batch: int, heads: int) -> Callable[..., Array]:
+        """Return the linear map in the layout of heads on TPU, and in rows elsewhere: they suit CPU and cuDNN."""
         if self.operands is None or platform() != "tpu":
-            return None
-        return partial(linear, batch=batch, heads=heads, operands=self.operands)
+            return partial(in_rows, operands=self.operands)
+        return partial(by_heads, batch=batch, heads=heads, operands=self.operands)

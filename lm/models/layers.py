@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.mesh import platform, spread
-from lm.products import product
+from lm.products import in_rows
 from lm.strict import require_choice
 from lm.types import Array, DType
 
@@ -149,22 +149,13 @@ class Projection(nn.Module):
     dtype: DType = jnp.float32
     kernel_init: Initialiser = fan_in_normal
     bias_init: Initialiser = nn.initializers.zeros
-    operands: DType | None = None  # of the product; None: as dtype, by the plain product
-    linear: Callable[[Array, Array, Array | None], Array] | None = None  # (rows, kernel, bias) -> rows; None: product
+    linear: Callable[[Array, Array, Array | None], Array] = in_rows  # (rows, kernel, bias) -> rows
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         kernel_DF = self.param("kernel", self.kernel_init, (x_MD.shape[-1], self.features))
-        x_MD = x_MD.astype(self.dtype)
-        if self.linear is not None:
-            bias_F = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype) if self.use_bias else None
-            return self.linear(x_MD, kernel_DF, bias_F)
-        plain = self.operands is None
-        y_MF = x_MD @ kernel_DF.astype(self.dtype) if plain else product(x_MD, kernel_DF, self.operands)
-        if not self.use_bias:
-            return y_MF
-        bias_F = self.param("bias", self.bias_init, (self.features,))
-        return y_MF + bias_F.astype(self.dtype)[None]
+        bias_F = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype) if self.use_bias else None
+        return self.linear(x_MD.astype(self.dtype), kernel_DF, bias_F)
 
 
 class Here(nn.Module):
@@ -223,13 +214,15 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
+        linear = partial(in_rows, operands=self.operands)
+
         def project(name: str) -> Array:
             shape = (self.hidden, self.use_bias, self.dtype, self.kernel_init)
-            return Projection(*shape, operands=self.operands, name=name)(x_MD)
+            return Projection(*shape, linear=linear, name=name)(x_MD)
 
         if self.activation in GATED:
             hidden_MF = GATED[self.activation](project("gate")) * project("up")
         else:
             hidden_MF = ACTIVATIONS[self.activation](project("up"))
         shape = (x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init)
-        return Projection(*shape, operands=self.operands, name="down")(hidden_MF)
+        return Projection(*shape, linear=linear, name="down")(hidden_MF)

@@ -41,7 +41,7 @@ from lm.config import ResNetConfig
 from lm.models import layers
 from lm.models.convolution import BatchNorm, Convolution, GroupNorm
 from lm.models.layers import Weights
-from lm.strict import ConfigError, require_choice, require_positive
+from lm.strict import ConfigError, require_choice, require_fraction, require_positive
 from lm.types import Array, Batch, Key, Net, Outputs, Params
 
 EXPANSION = 4  # a bottleneck gives out four times the channels that it works on
@@ -167,8 +167,7 @@ def resolve(config: ResNetConfig) -> ResNetConfig:
     if len(depths(config)) != config.groups or min(depths(config)) < 0:
         raise ConfigError(f"model.depth needs a number >= 0 for each of {config.groups} groups, got {config.depth}")
     for name in ("dropout", "momentum"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
+        require_fraction(f"model.{name}", getattr(config, name))
     if config.norm == "group" and config.width % config.norm_groups:
         raise ConfigError(f"model.width {config.width} is not a multiple of model.norm_groups {config.norm_groups}")
     return dataclasses.replace(config, dtype=layers.compute_dtype(config.dtype))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from lm.config import RNNConfig
 from lm.models import layers
 from lm.models.layers import Embedding, Projection, Weights
-from lm.strict import ConfigError, require_choice, require_positive
+from lm.strict import require_choice, require_fraction, require_positive
 from lm.types import Array, Batch, Cache, Key, Net, Outputs, Params, Reader
 
 State = tuple[Array, ...]
@@ -110,8 +110,7 @@ def resolve(config: RNNConfig) -> RNNConfig:
     for name in ("vocabulary", "depth", "width"):
         require_positive(f"model.{name}", getattr(config, name))
     require_choice("model.cell", config.cell, tuple(CELLS))
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"model.dropout must lie in [0, 1), got {config.dropout}")
+    require_fraction("model.dropout", config.dropout)
     return dataclasses.replace(config, dtype=layers.compute_dtype(config.dtype))
 
 

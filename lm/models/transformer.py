@@ -54,7 +54,7 @@ from lm.models.cache import Layout, look_back, through_layers
 from lm.models.layers import Embedding, FeedForward, Here, Norm, Projection, Weights
 from lm.models.masks import causal, open_groups, same_segment
 from lm.models.positions import Scheme, make_scheme
-from lm.strict import ConfigError, require_choice, require_positive
+from lm.strict import ConfigError, require_choice, require_fraction, require_positive
 from lm.types import Array, Batch, Cache, DType, Key, Net, Outputs, Params, Reader
 
 
@@ -103,8 +103,7 @@ def resolve(config: TransformerConfig) -> Resolved:
     require_choice("model.initialisation", config.initialisation, layers.INITIALISATIONS)
     require_choice("model.remat", str(config.remat), layers.REMAT)
     for name in ("dropout", "embedding_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} must lie in [0, 1), got {getattr(config, name)}")
+        require_fraction(f"model.{name}", getattr(config, name))
     if config.tempered is not None and isinstance(config.positions, Randomised):
         raise ConfigError("model.tempered counts keys by position, which model.positions Randomised draws anew")
     if config.inputs is not None and config.tied:

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.collectives import COMPUTATION, executions
+from lm.collectives import COMPUTATION, arrays_of, bytes_of, executions
 
 INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = (.*?[\])}]) ([\w-]+)\((.*)$")
-ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 CALLED = re.compile(r"\bcalls=%?([\w.-]+)")
 LABELS = re.compile(r"\bdim_labels=(\w+)_(\w+)->(\w+)")
@@ -120,9 +119,8 @@ def _moved(each: Instruction, body: Mapping[str, Instruction], program: Program)
     if each.opcode in STILL or each.opcode.endswith(("-done", "-update")):
         return 0.0
     if each.opcode.endswith("-start"):
-        sizes = [_size(*array) for array in ARRAY.findall(each.shape) if array[2]]
-        distant = [_in_memory(array[3]) for array in ARRAY.findall(each.shape) if array[2]]
-        return min(sizes, default=0.0) * sum(distant)
+        arrays = [array for array in arrays_of(each.shape) if array.sizes]
+        return min((array.bytes for array in arrays), default=0.0) * sum(array.in_memory for array in arrays)
     if each.opcode in SLICES:
         return 2 * _bytes(each.shape)
     read = [_bytes(body[operand].shape) if operand in body else 0.0 for operand in each.operands]
@@ -148,7 +146,7 @@ def _taken(body: Mapping[str, Instruction], name: str, program: Program) -> floa
     for user in (each for each in body.values() if name in each.operands):
         place, called = user.operands.index(name), CALLED.search(user.line)
         if user.opcode in SLICES and place == 0:
-            total += _all(user.shape)
+            total += bytes_of(user.shape)
         elif user.opcode == "dynamic-update-slice" and place == 0:
             continue  # written in place
         elif user.opcode == "bitcast":
@@ -169,27 +167,15 @@ def _written_inside(body: Mapping[str, Instruction], program: Program) -> float:
         while end.opcode == "bitcast" and end.operands[0] in body:
             end = body[end.operands[0]]
         update = body.get(end.operands[1]) if end.opcode == "dynamic-update-slice" else None
-        total += _bytes(end.shape) if update is None else _all(update.shape)
+        total += _bytes(end.shape) if update is None else bytes_of(update.shape)
     return total
 
 
 def _dimensions(shape: str) -> list[int]:
-    found = ARRAY.search(shape)
-    return [int(size) for size in found[3].split(",") if size] if found else []
+    found = arrays_of(shape)
+    return found[0].sizes if found else []
 
 
 def _bytes(shape: str) -> float:
     """Return the bytes of the arrays of a shape that lie in the device's memory, not in its faster ones."""
-    return sum(_size(*array) for array in ARRAY.findall(shape) if _in_memory(array[3]))
-
-
-def _all(shape: str) -> float:
-    return sum(_size(*array) for array in ARRAY.findall(shape))
-
-
-def _size(name: str, bits: str, dimensions: str, layout: str = "") -> float:
-    return math.prod(int(size) for size in dimensions.split(",") if size) * (8 if name == "pred" else int(bits)) / 8
-
-
-def _in_memory(layout: str) -> bool:
-    return "S(" not in layout
+    return sum(array.bytes for array in arrays_of(shape) if array.in_memory)
