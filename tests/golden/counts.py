@@ -1,4 +1,4 @@
-"""Count what six compiled programs do on CPU: python -m tests.golden.counts [--renew].
+"""Count what seven compiled programs do on CPU: python -m tests.golden.counts [--renew].
 
 No clock: the operations that a recipe's step asks for, what the compiler made of them by kind, and the bytes that it
 reads, writes and holds. Sizes are small, for the compiler's sake; the counts are the same on every x86 machine.
@@ -81,6 +81,12 @@ def accumulated() -> Program:
     return step("flip_flop_rotary_cpu", TEXT | parts, devices=4)
 
 
+def narrow() -> Program:
+    """Operands of bfloat16 in every product, attention in two blocks of queries."""
+    shape = {"model.width": 32, "train.batch_size": 2, "task.length": 128}
+    return step("flip_flop_attention_cpu", shape | {"model.products": "bfloat16"})
+
+
 def majority() -> Program:
     """Learned positions, norms and biases, three copies of each kernel."""
     from lm.config import MajorityKernels
@@ -140,6 +146,7 @@ def decoding() -> Program:
 
 PROGRAMS = {
     "flip_flop_rotary_cpu, accumulated": accumulated,
+    "flip_flop_attention_cpu, products of bfloat16": narrow,
     "flip_flop_attention_cpu, majority kernels": majority,
     "addition_cpu, grown": grown,
     "shapes_resnet_cpu": images,
