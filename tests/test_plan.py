@@ -80,7 +80,8 @@ MISTAKES = {
 
 
 def run(capsys, monkeypatch, line):
-    monkeypatch.setenv("XLA_FLAGS", "")  # which main takes away
+    monkeypatch.setenv("XLA_FLAGS", "")  # which main takes away, and turns this off
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
     monkeypatch.setattr("sys.argv", ["plan.py", *line.split()])
     with pytest.raises(SystemExit) as end:
         main_guard(main)

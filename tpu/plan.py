@@ -37,6 +37,8 @@ class Options:
 def main(argv: list[str]) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is loaded: it would look for the hardware
     os.environ.pop("XLA_FLAGS", None)  # the TPU compiler ends the process at a flag that only CPUs know
+    # What was compiled for devices that are not there cannot be read back, and a cache would try.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if argv[:1] == ["--table"]:
         from tpu.planning.table import write
 
