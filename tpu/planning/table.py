@@ -61,8 +61,9 @@ def peer_shape() -> Recipe:
 
 
 def wide_heads() -> Recipe:
-    """Return the same with 16 heads of 128, which fill a TPU's lanes, in place of 32 of 64."""
-    return override(peer_shape(), {"name": WIDE, "model.heads": 16})
+    """Return it with 16 heads of 128, which fill a TPU's lanes, and as much kept as there is room for."""
+    values = {"name": WIDE, "model.heads": 16, "model.remat": "dots", "objective.chunks": 4}
+    return override(peer_shape(), values)
 
 
 def rows() -> dict[str, tuple[Recipe, str]]:
@@ -146,10 +147,10 @@ CLAIMS = (
     ),
     Claim(
         PAPER,
-        "The same with 16 heads of 128: share of the peak rate by the compiler's seconds",
+        "With 16 heads of 128 and outputs of products kept: share of the peak rate by the compiler's seconds",
         "wide_mfu",
         at_least=0.60,
-        paper_value="0.43 (MaxText 0.2.5 with 32 heads of 64)",
+        paper_value="0.43 (MaxText 0.2.5 with 32 heads of 64, all computed again)",
         exact=True,
     ),
     Claim(
