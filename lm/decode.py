@@ -9,20 +9,29 @@ computed in, nor on the padding that batch needs. Letter of this file: R = B * C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.interrupt import safe_point
+from lm.mesh import platform
 from lm.strict import ConfigError, require_positive
 from lm.types import Array, Batch, Cache, Candidates, Key, Net, Outputs, Params
 
 
-def sample(
+def sample(net: Net, params: Params, prompts: Sequence[Sequence[int]], **settings: Any) -> Candidates:
+    """Sample continuations of all prompts, in their order, as NumPy arrays; settings as those of `sample_batches`."""
+    rows, parts = zip(*sample_batches(net, params, prompts, **settings), strict=True)
+    place = np.argsort(np.concatenate(rows))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
+
+
+def sample_batches(
     net: Net,
     params: Params,
     prompts: Sequence[Sequence[int]],
@@ -35,43 +44,40 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     candidates: int = 1,
-    batch_size: int = 64,
-) -> Candidates:
-    """Sample continuations of all prompts, in their order, as NumPy arrays.
+    batch_size: int | None = None,
+) -> Iterator[tuple[np.ndarray, Candidates]]:
+    """Yield batches of continuations as NumPy arrays, with the places of their prompts in the list.
 
-    Temperature 0 takes the best token; above it, draws are from the top k, then the top p of what is left. Prompts
-    of similar length go through together, `batch_size` at a time, padded on the left to one of few lengths, so that
-    few programs are compiled. Raises ConfigError for an empty prompt or a setting out of range.
+    The next batch is under way while one is handed out. Temperature 0 takes the best token; above it, draws are from
+    the top k, then the top p of what is left. Prompts of similar length go through together, `batch_size` candidates
+    or those of one prompt at a time, padded on the left to one of few lengths, so that few programs are compiled.
+    Raises ConfigError for an empty prompt or a setting out of range.
     """
+    batch_size = ROWS.get(platform(), MANY_ROWS) if batch_size is None else batch_size
     _check(prompts, temperature, top_k, top_p, max_new=max_new, candidates=candidates, batch_size=batch_size)
     keys_P = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(prompts)))
-    batch_size = min(batch_size, bucket(len(prompts)))
+    size = min(max(1, batch_size // candidates), bucket(len(prompts)))
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    parts = []
-    for start in range(0, len(order), batch_size):
+
+    def begun(rows: np.ndarray) -> tuple[np.ndarray, Candidates]:
         safe_point()
-        rows = order[start : start + batch_size]
         # The last batch is filled up to the common shape with copies of its first prompt.
-        filled = np.concatenate([rows, np.repeat(rows[:1], batch_size - len(rows))])
+        filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
         tokens_BL, segments_BL = pad_left([prompts[i] for i in filled], pad)
-        found = _generate(
-            net,
-            params,
-            tokens_BL,
-            segments_BL,
-            keys_P[filled],
-            stop=stop,
-            pad=pad,
-            temperature=temperature or None,
-            top_p=top_p,
-            top_k=top_k,
-            max_new=max_new,
-            candidates=candidates,
-        )
-        parts.append(jax.tree.map(np.asarray, found))
-    # Only the end of the last batch is filled, so the prompts come first.
-    place = np.argsort(order)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
+        settings = {"stop": stop, "pad": pad, "temperature": temperature or None, "top_k": top_k, "top_p": top_p}
+        settings |= {"max_new": max_new, "candidates": candidates}
+        return rows, _generate(net, params, tokens_BL, segments_BL, keys_P[filled], **settings)
+
+    def done(rows: np.ndarray, found: Candidates) -> tuple[np.ndarray, Candidates]:
+        return rows, jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], found)
+
+    starts = range(0, len(order), size)
+    last = begun(order[:size])
+    for start in starts[1:]:
+        under_way = begun(order[start : start + size])
+        yield done(*last)
+        last = under_way
+    yield done(*last)
 
 
 def _check(
@@ -111,6 +117,8 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np
     return tokens_BL, segments_BL
 
 
+ROWS = {"cpu": 64}  # candidates that are sampled together, by platform: on CPU what they hold stays near the core
+MANY_ROWS = 256  # elsewhere
 STRETCH = 64  # steps that are not worth a division
 
 
@@ -217,8 +225,27 @@ def choose(
     """Choose a token a row: the best one without temperature, else a draw from what truncation leaves."""
     if temperature is None:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    logits_BV = truncate(logits_BV / temperature, top_k, top_p)
-    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    return draw(truncate(logits_BV / temperature, top_k, top_p), keys_B)
+
+
+def draw(logits_BV: Array, keys_B: Key) -> Array:
+    """Draw a token a row in proportion to exp(logits): a block of tokens by its share, then one of the block.
+
+    Two random numbers a row do, where `jax.random.categorical` takes one a token: a third of a step of a small model.
+    """
+    width = math.isqrt(logits_BV.shape[-1] - 1) + 1
+    padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -logits_BV.shape[-1] % width)), constant_values=-jnp.inf)
+    weights_BNV = jnp.exp(padded_BV - padded_BV.max(axis=-1, keepdims=True)).reshape(len(padded_BV), -1, width)
+    uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
+
+    def pick(weights_BN: Array, uniform_B: Array) -> Array:
+        # A weight of zero adds nothing to the sum, so its place is never the first above the number.
+        sums_BN = jnp.cumsum(weights_BN, axis=-1)
+        return jnp.sum(sums_BN <= (uniform_B * sums_BN[:, -1])[:, None], axis=-1)
+
+    block_B = pick(weights_BNV.sum(axis=-1), uniform_B2[:, 0])
+    inside_BV = jnp.take_along_axis(weights_BNV, block_B[:, None, None], axis=1)[:, 0]
+    return (block_B * width + pick(inside_BV, uniform_B2[:, 1])).astype(jnp.int32)
 
 
 def truncate(logits_BV: Array, top_k: int | None = None, top_p: float | None = None) -> Array:

@@ -1,6 +1,7 @@
 """Word problems end to end: candidates sampled, executed and graded, by ours and by transformers with the same weights.
 
-The clock is the processor time of a side on one core, without that of the processes that execute the peer's programs.
+Each side runs at both precisions and the faster one counts, in turns on one core; the clock is the processor time, that
+of the processes included which execute the peer's programs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from scripts.peers.environments import ENVIRONMENTS, python_of
 from scripts.peers.race import Side, race, ratio
 from tasks.task import Claim
 
-STEPS = 400  # of the generator, which solves most problems by then
+# The generator, which solves most problems by then; one serves all repetitions.
+TRAINING = ("--train.steps=400", "--data.problems=16000", "--task.test_count=100")
 PROBLEMS, ROUNDS, SLICE = 128, 3, 0.0  # a slice is one pass over the problems
 SAMPLING = {"candidates": 4, "temperature": 0.8, "longest": 160}
 CPU = {"JAX_PLATFORMS": "cpu"}
@@ -26,20 +28,17 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def tinygsm(workdir: Path, scale: str, seed: int, peers: Path) -> Mapping[str, float]:
-    """Train a generator and measure both sides with it."""
-    run = (workdir / "generator").absolute()
-    command("scripts/train.py", "tinygsm_cpu", f"--train.steps={STEPS}", f"--train.seed={seed}", "--workdir", run)
-    return measured(run, workdir.absolute(), python_of("torch", peers))
-
-
-def measured(run: Path, workdir: Path, torch: Path) -> dict[str, float]:
-    """Measure both sides with a trained generator, each at both precisions."""
-    model, questions = workdir / "model", workdir / "questions.json"
-    command("scripts/convert.py", "export", "--workdir", run, "--out", model)
-    write_whole(questions, json.dumps(problems(run)))
+    """Train a generator unless there is one, and measure both sides with it."""
+    torch = python_of("torch", peers)
+    folder = workdir.absolute().parent
+    run, model, questions = folder / "generator", folder / "model", folder / "questions.json"
+    if not questions.exists():
+        command("scripts/train.py", "tinygsm_cpu", *TRAINING, "--workdir", run)
+        command("scripts/convert.py", "export", "--workdir", run, "--out", model)
+        write_whole(questions, json.dumps(problems(run)))
     sides = {}
     for precision in PRECISIONS:
-        said: dict[str, Any] = {"questions": str(questions), "precision": precision, **SAMPLING}
+        said: dict[str, Any] = {"questions": str(questions), "precision": precision, "seed": seed, **SAMPLING}
         sides[f"ours_{precision}"] = Side("scripts.peers.our_tinygsm", {"run": str(run), **said}, env=CPU)
         peer = {"model": str(model), **said}
         sides[f"transformers_{precision}"] = Side("scripts.peers.transformers_tinygsm", peer, torch)

@@ -22,6 +22,7 @@ from scripts.bench_population import POPULATION
 from scripts.bench_save import SAVE
 from scripts.bench_start import START
 from scripts.bench_step import CORES, STEP, STEP_JAX
+from scripts.bench_tinygsm import TINYGSM
 from scripts.bench_transforms import MAJORITY
 from scripts.measure import command, killed, largest_difference
 from tasks.task import Claim, Experiment
@@ -118,4 +119,5 @@ BENCHES = {
     "speed_step": STEP,
     "speed_step_cores": CORES,
     "speed_step_jax": STEP_JAX,
+    "speed_tinygsm": TINYGSM,
 }

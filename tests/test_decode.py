@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import decode
 from lm.candidates import best_at_k, best_score, majority_vote, pass_at_k, weighted_vote
 from lm.config import ALiBi, MLPConfig, RNNConfig, Tempered, TransformerConfig
-from lm.decode import bucket, choose, generate, pad_left, sample, stretches, truncate
+from lm.decode import bucket, choose, draw, generate, pad_left, sample, sample_batches, stretches, truncate
 from lm.models import build
+from lm.models.cache import _put
 from lm.strict import ConfigError
 from lm.types import Batch
 
@@ -168,6 +170,40 @@ def test_draws_follow_the_probabilities_that_truncation_leaves():
     drawn = choose(jnp.tile(logits, (20_000, 1)), keys, 1.0, None, 0.75)
     # Three standard errors of a share of 20,000 draws.
     np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 20_000, table[None, 0.75], atol=0.011)
+    assert (np.asarray(drawn) < 3).all()
+
+
+def test_a_draw_is_from_the_blocks_as_from_the_whole():
+    rng = np.random.default_rng(2)
+    for size in (1, 2, 17, 100):
+        logits_V = np.where(rng.random(size) < 0.3, -np.inf, 3 * rng.standard_normal(size))
+        logits_V[0] = 1.0
+        drawn = draw(jnp.tile(logits_V, (20_000, 1)), jax.random.split(jax.random.key(size), 20_000))
+        shares_V = np.bincount(drawn, minlength=size) / 20_000
+        probabilities_V = np.asarray(jax.nn.softmax(logits_V))
+        # Five standard errors of each share; what has no probability is never drawn.
+        assert (np.abs(shares_V - probabilities_V) <= 5 * np.sqrt(probabilities_V / 20_000)).all()
+
+
+def test_the_next_batch_is_under_way_while_one_is_handed_out(monkeypatch):
+    net, params = model("rotary")
+    said, begin = [], decode._generate
+    monkeypatch.setattr(decode, "_generate", lambda *args, **how: said.append("begun") or begin(*args, **how))
+    places = []
+    for rows, found in sample_batches(net, params, PROMPTS, **settings(batch_size=4, candidates=2)):
+        assert found.tokens.shape == (len(rows), 2, MAX_NEW)
+        said.append("handed out")
+        places += rows.tolist()
+    assert said == ["begun", "begun", "handed out", "begun", "handed out", "handed out"]
+    assert places == sorted(range(len(PROMPTS)), key=lambda place: len(PROMPTS[place]))
+
+
+def test_a_slot_of_a_cache_is_written_in_any_type_and_nothing_else():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        old = jnp.arange(24, dtype=dtype).reshape(1, 2, 3, 4) / 7
+        found = jax.jit(_put)(old, jnp.full((1, 2, 1, 4), -1 / 3, dtype), (0, 0, 1, 0))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, old.at[:, :, 1].set(-1 / 3))
 
 
 def test_lengths_fall_into_few_buckets():

@@ -173,6 +173,10 @@ def test_each_split_holds_what_it_is_named_for_and_training_holds_none_of_it():
     assert all(held & set(re.findall(r"[a-z-]+", p.question)) for p in splits["new_theme"])
 
 
+def graded_as(asked, completions):
+    return [(text, grade(text, a.answer)) for a, text in zip(asked, completions, strict=True)]
+
+
 def test_published_sets_are_examined_and_sets_of_programs_join_the_corpus(tmp_path):
     (tmp_path / "svamp").mkdir()
     rows = [{"Body": "Ann has 3 cats.", "Question": "How many?", "Answer": 3.0, "Equation": "3"}]
@@ -180,7 +184,7 @@ def test_published_sets_are_examined_and_sets_of_programs_join_the_corpus(tmp_pa
     task = TinyGSM(test_count=2, splits=("in_distribution",), tests=(f"svamp={tmp_path / 'svamp'}",))
     asked = task._questions(DATA)
     assert [a.split for a in asked] == ["in_distribution"] * 2 + ["svamp"] and asked[-1].answer == 3
-    graded = tally(asked, ["?", "?", "def f():\n    return 3"]).metrics
+    graded = tally(asked, graded_as(asked, ["?", "?", "def f():\n    return 3"])).metrics
     assert graded["svamp_strict"].value == 1 and graded["execution_accuracy"].value == 0
     code = (
         'def simple_math_problem() -> int:\n    """\n    Six and one?\n    """\n    result = 6 + 1\n    return result\n'
@@ -227,10 +231,11 @@ def test_perfect_and_spoiled_answers_are_counted_where_they_belong(built):
     asked.append(Asked("How many?", Fraction(3), "gsm8k"))
     prompts = [built.codec.decode(prompt(built.codec, a.question, True)) for a in asked]
     assert prompts == [a.question for a in asked]
-    perfect = tally(asked, [*(p.code for p in problems), "def f():\n    return 3"])
+    perfect = tally(asked, graded_as(asked, [*(p.code for p in problems), "def f():\n    return 3"]))
     assert all(rate.value == 1 for rate in perfect.metrics.values())
     assert set(perfect.slices) == {"split", "steps", "distractor", "kind"} and all(e["right"] for e in perfect.examples)
-    spoiled = tally(asked, [*(p.code.replace("return result", "return result + 1") for p in problems), "it is 3"])
+    off = [*(p.code.replace("return result", "return result + 1") for p in problems), "it is 3"]
+    spoiled = tally(asked, graded_as(asked, off))
     figures = {name: rate.value for name, rate in spoiled.metrics.items()}
     assert figures["execution_accuracy"] == figures["lenient_accuracy"] == figures["new_skeleton_accuracy"] == 0
     assert figures["executable"] == 1 and (figures["gsm8k_strict"], figures["gsm8k_lenient"]) == (0, 1)

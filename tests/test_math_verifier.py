@@ -13,7 +13,8 @@ import pytest
 
 from lm.candidates import auroc, calibration, majority_vote, pass_at_k, sigmoid, vote_at_k
 from lm.config import TrainConfig, TransformerConfig
-from lm.data import Document, pack, read_jsonl
+from lm.data import Codec, Document, pack, read_jsonl
+from lm.decode import sample
 from lm.evaluate import bootstrap
 from lm.exits import UserError
 from lm.losses import token_values, verifier
@@ -31,6 +32,7 @@ from tasks.math.scorers import Grade
 from tasks.math.selection import Judged, selection
 from tasks.math.self_training import Round, run_round
 from tasks.math.verifier import documents, judge, labelled, score, verifier_recipe
+from tasks.math.written import write
 
 CONFIG = TransformerConfig(vocabulary=40, depth=2, width=16, heads=2)
 TOKENS_BL = jnp.array([[1, 7, 3, 9, 9], [1, 30, 3, 2, 0]])
@@ -214,6 +216,21 @@ def test_no_question_is_shared(tmp_path):
         questions(GENERATOR, Sampling(5, gsm8k=str(tmp_path)))
     with pytest.raises(ConfigError, match="test must be at most 5, got 6"):
         questions(GENERATOR, Sampling(1), test=6)
+
+
+def test_every_question_gets_its_own_texts():
+    net = build(override(CONFIG, {"vocabulary": 310}))
+    params, codec = net.init(jax.random.key(0)), Codec.train(["a few words, to learn from"], 300)
+    prompts = [[1, 7, 7, 9], [1], [1, 5], *([1, i] for i in range(10, 80))]
+    settings = {"max_new": 6, "key": jax.random.key(2), "temperature": 1.0, "candidates": 2}
+    found = sample(net, params, prompts, stop=codec.eos, **settings)
+    texts = dict(write(net, params, codec, prompts, **settings))
+    assert sorted(texts) == list(range(len(prompts)))
+    for place, written in texts.items():
+        for c, (tokens, text) in enumerate(written):
+            told = [t for t in found.tokens[place, c, : found.lengths[place, c]].tolist() if t < codec.vocabulary]
+            assert tokens == told + [codec.eos] * int(found.finished[place, c])
+            assert text == codec.decode(told)
 
 
 def test_a_stage_is_kept_for_its_inputs_and_refused_for_others(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm.mesh import platform
 from lm.models.attention import Context, Past, cache_mask
 from lm.models.masks import open_groups
 from lm.strict import ConfigError
@@ -126,4 +127,8 @@ def through_layers(
 
 
 def _put(old: Array, new: Array, at: tuple[Any, ...]) -> Array:
-    return jax.lax.dynamic_update_slice(old, new, at)
+    if old.dtype != jnp.bfloat16 or platform() != "cpu":
+        return jax.lax.dynamic_update_slice(old, new, at)
+    # XLA for CPU widens a whole array of bfloat16 to write a slot of it, but none of integers.
+    old, new = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (old, new))
+    return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_slice(old, new, at), jnp.bfloat16)

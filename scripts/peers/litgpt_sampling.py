@@ -9,8 +9,9 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT
 
-from scripts.peers.serve import cores, serve, settings, versions
+from scripts.peers.serve import settings
 from scripts.peers.shapes import SAMPLING, Sampling
+from scripts.peers.torch_sampling import serve_batches
 
 
 def model_of(s: Sampling, precision: str) -> GPT:
@@ -36,22 +37,17 @@ def model_of(s: Sampling, precision: str) -> GPT:
 
 def main(precision: str) -> None:
     """Build the model and serve batches."""
-    torch.set_num_threads(cores())
-    torch.manual_seed(0)
     s, model = SAMPLING, model_of(SAMPLING, precision)
-    prompts = torch.randint(0, s.vocabulary, (s.batch, s.prompt))
 
-    @torch.inference_mode()
-    def step() -> int:
+    def sample(prompts: torch.Tensor) -> None:
         tokens, read = prompts, torch.arange(s.prompt)
         for _ in range(s.new):
             end = int(read[-1]) + 1
             logits = model(tokens, read, input_pos_maxp1=end)[:, -1]
             tokens = torch.multinomial(torch.softmax(logits.float(), dim=-1), 1)
             read = torch.tensor([end])
-        return 1
 
-    serve(step, lambda: {"versions": versions("torch", "litgpt")})
+    serve_batches("litgpt", sample)
 
 
 if __name__ == "__main__":

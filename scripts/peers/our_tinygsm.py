@@ -1,6 +1,6 @@
 """Our side: programs sampled for word problems, run by the interpreter and graded.
 
-Settings: run (folder of the generator), questions (file), candidates, temperature, longest, precision.
+Settings: run (folder of the generator), questions (file), candidates, temperature, longest, precision, seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from scripts.runs import read_recipe
 from tasks.math.graded import Draw, Question, sample_graded
 
 
-def main(run: str, questions: str, candidates: int, temperature: float, longest: int, precision: str) -> None:
+def main(
+    run: str, questions: str, candidates: int, temperature: float, longest: int, precision: str, seed: int
+) -> None:
     """Load the generator and serve passes over all questions."""
     recipe = read_recipe(Path(run))
     trained = load(replace(recipe, model=replace(recipe.model, products=precision)), Path(run))
@@ -26,7 +28,7 @@ def main(run: str, questions: str, candidates: int, temperature: float, longest:
     shares: list[float] = []
 
     def step() -> int:
-        graded = sample_graded(lambda _: trained, asked, draws, longest, seed=len(shares))
+        graded = sample_graded(lambda _: trained, asked, draws, longest, seed=1000 * seed + len(shares))
         right = [candidate.right for each in graded for candidate in each.candidates]
         shares.append(sum(right) / len(right))
         return len(asked)

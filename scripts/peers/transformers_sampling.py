@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from scripts.peers.serve import cores, serve, settings, versions
+from scripts.peers.serve import settings
 from scripts.peers.shapes import SAMPLING, Sampling
+from scripts.peers.torch_sampling import serve_batches
 
 
 def model_of(s: Sampling, precision: str) -> GPTNeoXForCausalLM:
@@ -30,25 +31,14 @@ def model_of(s: Sampling, precision: str) -> GPTNeoXForCausalLM:
 
 def main(precision: str) -> None:
     """Build the model and serve batches."""
-    torch.set_num_threads(cores())
-    torch.manual_seed(0)
     s, model = SAMPLING, model_of(SAMPLING, precision)
-    prompts = torch.randint(0, s.vocabulary, (s.batch, s.prompt))
+    options = {"max_new_tokens": s.new, "min_new_tokens": s.new, "do_sample": True, "top_k": 0}
 
-    @torch.inference_mode()
-    def step() -> int:
-        found = model.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=s.new,
-            min_new_tokens=s.new,
-            do_sample=True,
-            top_k=0,
-        )
+    def sample(prompts: torch.Tensor) -> None:
+        found = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
         assert found.shape == (s.batch, s.prompt + s.new)
-        return 1
 
-    serve(step, lambda: {"versions": versions("torch", "transformers")})
+    serve_batches("transformers", sample)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A peer: the same generator in transformers; its programs are executed by Python, a process a batch.
 
-Settings: model (folder), questions (file), candidates, temperature, longest, precision.
+Settings: model (folder), questions (file), candidates, temperature, longest, precision, seed.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ def executed(programs: list[str]) -> list[float | None]:
     return json.loads(done.stdout)
 
 
-def main(model: str, questions: str, candidates: int, temperature: float, longest: int, precision: str) -> None:
+def main(
+    model: str, questions: str, candidates: int, temperature: float, longest: int, precision: str, seed: int
+) -> None:
     """Load the generator and serve passes over all questions."""
     torch.set_num_threads(cores())
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = sorted(json.loads(Path(questions).read_text(encoding="utf-8")), key=lambda row: len(row["prompt"]))

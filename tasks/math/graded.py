@@ -20,6 +20,7 @@ from lm.exits import UserError
 from lm.files import write_rows
 from lm.trained import Trained
 from tasks.math.scorers import grade
+from tasks.math.written import Written, write
 
 LARGEST_VALUE = 2**63  # integers beyond it are no answers, and JSON readers refuse them
 
@@ -78,41 +79,24 @@ def sample_graded(
     """Sample every draw for every question, at most `longest` tokens each, and grade all by the interpreter."""
     import jax
 
-    from lm.decode import sample
-
     prompts: list[list[int]] = []
     candidates: list[list[Candidate]] = [[] for _ in questions]
     for step, group in groupby(enumerate(draws), key=lambda numbered: numbered[1].step):
         _, net, source, params, _ = load(step)
-        codec = source.codec
         prompts = [source.prompt(question.text) for question in questions]
         for number, draw in group:
-            found = sample(
-                net,
-                params,
-                prompts,
-                max_new=longest,
-                stop=codec.eos,
-                pad=codec.pad,
-                key=jax.random.fold_in(jax.random.key(seed), number),
-                temperature=draw.temperature,
-                candidates=draw.count,
-            )
-            for i, question in enumerate(questions):
-                for tokens_L, length, finished in zip(
-                    found.tokens[i], found.lengths[i], found.finished[i], strict=True
-                ):
-                    tokens = [t for t in tokens_L[:length].tolist() if t < codec.vocabulary]
-                    end = [codec.eos] if finished else []
-                    candidates[i].append(_graded(tokens + end, codec.decode(tokens), question, draw))
+            settings = {"max_new": longest, "temperature": draw.temperature, "candidates": draw.count}
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            for place, found in write(net, params, source.codec, prompts, key=key, **settings):
+                candidates[place] += [_graded(written, questions[place], draw) for written in found]
     return [Graded(*parts) for parts in zip(*zip(*questions, strict=True), prompts, candidates, strict=True)]
 
 
-def _graded(tokens: list[int], program: str, question: Question, draw: Draw) -> Candidate:
-    right, _, (status, value) = grade(program, question.answer)
+def _graded(written: Written, question: Question, draw: Draw) -> Candidate:
+    right, _, (status, value) = grade(written.text, question.answer)
     if value is not None and abs(value) >= LARGEST_VALUE:
         value = None
-    return Candidate(tokens, program, status, value, right, draw.step, draw.temperature)
+    return Candidate(*written, status, value, right, draw.step, draw.temperature)
 
 
 def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:

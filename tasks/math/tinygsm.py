@@ -26,7 +26,6 @@ from typing import Any, ClassVar, NamedTuple
 from lm.config import Recipe
 from lm.evaluate import rate
 from lm.exits import UserError
-from lm.interrupt import safe_point
 from lm.strict import ConfigError, require_choice
 from lm.types import Evaluation, Key, Net, Params, Rate, Source
 from tasks.math.benchmarks import DATA_SETS, read
@@ -35,6 +34,7 @@ from tasks.math.grammar.generator import STEP_WEIGHTS, problem
 from tasks.math.grammar.grammars import GRAMMARS
 from tasks.math.grammar.problem import Problem, figure
 from tasks.math.scorers import Grade, grade, grade_text
+from tasks.math.written import write
 from tasks.task import Task
 
 LONGEST_SOLUTION = 160  # tokens
@@ -169,24 +169,19 @@ def _published(split: str, name: str, folder: str) -> Iterator[Asked]:
 
 def examine(net: Net, params: Params, codec: Any, asked: Sequence[Asked], programs: bool, key: Key) -> Evaluation:
     """Continue every question greedily and grade what comes out; without `programs` by the last number written."""
-    from lm.decode import sample
-
     prompts = [prompt(codec, a.question, programs) for a in asked]
-    found = sample(net, params, prompts, max_new=LONGEST_SOLUTION, stop=codec.eos, key=key, pad=codec.pad)
-    completions = []
-    for tokens_CL, lengths_C in zip(found.tokens, found.lengths, strict=True):
-        tokens_L = tokens_CL[0, : lengths_C[0]]
-        completions.append(codec.decode(tokens_L[tokens_L < codec.vocabulary]))  # the head may have more rows
-    return tally(asked, completions, programs)
+    grading = grade if programs else grade_text
+    found: dict[int, tuple[str, Grade]] = {}
+    for place, (written,) in write(net, params, codec, prompts, max_new=LONGEST_SOLUTION, key=key):
+        found[place] = written.text, grading(written.text, asked[place].answer)
+    return tally(asked, [found[place] for place in range(len(asked))])
 
 
-def tally(asked: Sequence[Asked], completions: Sequence[str], programs: bool = True) -> Evaluation:
-    """Grade one completion a question: metrics by split, slices of the generated problems, examples of all."""
+def tally(asked: Sequence[Asked], found: Sequence[tuple[str, Grade]]) -> Evaluation:
+    """Sum up a completion with its grade a question: metrics by split, slices of the generated problems, examples."""
     counts: dict[tuple[str, str], list[tuple[bool, ...]]] = defaultdict(list)
     shown: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
-    for a, completion in zip(asked, completions, strict=True):
-        safe_point()
-        graded = grade(completion, a.answer) if programs else grade_text(completion, a.answer)
+    for a, (completion, graded) in zip(asked, found, strict=True):
         for slicing, name in a.slices():
             counts[slicing, name].append((graded.strict, graded.lenient, graded.outcome.status == "ok"))
         if len(shown[a.split, graded.strict]) < SHOWN:
