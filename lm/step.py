@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from lm.guard import Policy, culprits, data_index, hold
+from lm.keys import fast
 from lm.transforms import Average
 from lm.types import Array, Batch, Key, Metrics, Net, Objective, Params, TrainState
 
@@ -85,7 +86,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
         if draw is not None:
-            batch = draw(purpose(state.key, DATA), data_index(state))
+            batch = draw(fast(purpose(state.key, DATA)), data_index(state))
         assert batch is not None, "a step without a draw needs a batch"
         key = jax.random.fold_in(purpose(state.key, MODEL), state.step)
         gradient, metrics = (loss_and_gradient if accumulate == 1 else accumulated)(state.params, batch, key)
@@ -134,7 +135,7 @@ def bad_rows(
     @jax.jit
     def is_bad(state: TrainState, batch: Batch | None, rows_B: Array) -> Array:
         if draw is not None:
-            batch = draw(purpose(state.key, DATA), data_index(state))
+            batch = draw(fast(purpose(state.key, DATA)), data_index(state))
         _, metrics = step(state, jax.tree.map(lambda x: x[rows_B], batch))
         return jnp.sum(metrics["skipped"].sum) > 0
 

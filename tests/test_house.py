@@ -18,7 +18,7 @@ STOREYS = (
         *("strict", "types", "model_config", "config", "environment", "exits", "job", "doctor", "flops", "collectives"),
         *("files", "versions"),
     },
-    {"models", "mesh", "products", "rollcall", "processes"},
+    {"models", "mesh", "keys", "products", "rollcall", "processes"},
     {
         "transforms",
         "losses",
