@@ -1,10 +1,16 @@
 """Tokens per second of every generator that draws in the step: on its own, against a plain one, as part of a step.
 
-Batches are those of the task's recipe, many in a dispatch, on one core; sides take turns.
+Every task has a process of its own, on one core. Batches are those of its recipe, many in a dispatch; sides take turns,
+and processor time counts. Tokens of images are pixels.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +18,20 @@ from typing import Any
 import numpy as np
 
 from scripts.measure import seconds
-from scripts.peers.race import pinned
+from scripts.peers.race import ROOT, pinned
 from scripts.plain_generators import pairs
 from tasks.task import Claim, Experiment
 
 RECIPES = (
-    *("flip_flop_cpu", "automaton_cpu", "dyck_cpu", "modular_arithmetic_cpu", "group_table_cpu", "sparse_parity_cpu"),
-    *("unseen_cpu", "boolean_conjunction_cpu", "graph_search_cpu", "retrieval_cpu", "cycles_cpu", "spaced_parity_cpu"),
-    *("spaced_addition_cpu", "addition_cpu", "multiplication_cpu", "copy_cpu", "board_cpu", "sorting_cpu"),
-    *("aggregates_cpu", "shapes_resnet_cpu"),
+    *("flip_flop_cpu", "automaton_cpu", "dyck_cpu", "sparse_parity_cpu", "unseen_cpu", "boolean_conjunction_cpu"),
+    *("graph_search_cpu", "retrieval_cpu", "cycles_cpu", "spaced_parity_cpu", "spaced_addition_cpu", "addition_cpu"),
+    *("multiplication_cpu", "copy_cpu", "board_cpu", "sorting_cpu", "aggregates_cpu", "shapes_resnet_cpu"),
 )
+CONSTANT = ("modular_arithmetic_cpu", "group_table_cpu")  # every batch is the whole table: there is nothing to draw
 LARGE = 1024  # sequences of a batch that is drawn against a plain generator
 PLAIN = 32  # sequences that a plain generator makes meanwhile
-TOKENS = 1 << 20  # to draw in a dispatch
+TOKENS = 1 << 19  # to draw in a dispatch
+ROUNDS = 5
 
 
 def drawing(draw: Callable[[Any, Any], Any], key: Any) -> Callable[[int], Any]:
@@ -32,15 +39,26 @@ def drawing(draw: Callable[[Any, Any], Any], key: Any) -> Callable[[int], Any]:
     import jax
     import jax.numpy as jnp
 
+    from lm.keys import fast
+
     def use(step: Any, total: Any) -> Any:
-        return total + sum(jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(draw(key, step)))
+        return total + sum(jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(draw(fast(key), step)))
 
     run = jax.jit(lambda count: jax.lax.fori_loop(0, count, use, jnp.float32(0)))
     return lambda count: run(jnp.int32(count))
 
 
-def in_recipes(seed: int) -> dict[str, float]:
-    """Return tokens a second of drawing alone, and its share of a step, for every recipe."""
+def tokens_of(draw: Callable[[Any, Any], Any], key: Any) -> int:
+    """Return how many tokens, vectors or pixels a batch has."""
+    import jax
+    import jax.numpy as jnp
+
+    inputs = jax.eval_shape(draw, key, 0).inputs
+    return math.prod(inputs.shape[:-1] if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs.shape)
+
+
+def in_recipe(name: str, seed: int) -> dict[str, float]:
+    """Return tokens a second of drawing a recipe's batches alone, and its share of a step."""
     import jax
     import jax.numpy as jnp
 
@@ -48,59 +66,59 @@ def in_recipes(seed: int) -> dict[str, float]:
     from lm.train import build_net, parts_of
     from tasks import registry
 
-    figures = {}
-    for name in RECIPES:
-        recipe = registry.RECIPES[name]()
-        source, net = recipe.task.source(recipe, Path()), build_net(recipe)[1]
-        assert source.draw is not None
-        objective, optimizer, _ = parts_of(recipe)
-        key = jax.random.key(seed)
-        state = jax.jit(lambda key, n=net, o=optimizer: init_state(n, o, key))(key)
-        step, draw = jax.jit(repeat(make_step(net, objective, optimizer, source.draw))), drawing(source.draw, key)
-        tokens = recipe.train.batch_size * recipe.task.train_length
-        batches = max(TOKENS // tokens, 1)
-        alone, whole = seconds(
-            lambda draw=draw, batches=batches: draw(batches),
-            lambda step=step, state=state: step(state, None, jnp.int32(2)),
-            rounds=5,
-        )
-        task = recipe.task.name
-        figures[f"{task}/rate"] = tokens * batches / alone
-        figures[f"{task}/share"] = (alone / batches) / (whole / 2)
-    return figures
+    recipe = registry.RECIPES[name]()
+    draw, net = recipe.task.source(recipe, Path()).draw, build_net(recipe)[1]
+    assert draw is not None
+    objective, optimizer, _ = parts_of(recipe)
+    key = jax.random.key(seed)
+    state = jax.jit(lambda key: init_state(net, optimizer, key))(key)
+    step, alone = jax.jit(repeat(make_step(net, objective, optimizer, draw))), drawing(draw, key)
+    tokens = tokens_of(draw, key)
+    batches = max(TOKENS // tokens, 1)
+    drawn, whole = seconds(
+        lambda: alone(batches), lambda: step(state, None, jnp.int32(2)), rounds=ROUNDS, clock=time.process_time
+    )
+    return {"rate": tokens * batches / drawn, "share": (drawn / batches) / (whole / 2)}
 
 
-def against_plain(seed: int) -> dict[str, float]:
-    """Return tokens a second of large batches, of a plain generator, and their ratio, for every task that has one."""
+def against_plain(name: str, seed: int) -> dict[str, float]:
+    """Return tokens a second of large batches, of a plain generator, and their ratio."""
     import jax
 
-    figures = {}
-    for name, (task, plain) in pairs().items():
-        rng = np.random.default_rng(seed)
-        draw = drawing(lambda key, step, t=task: t.draw(jax.random.fold_in(key, step), LARGE), jax.random.key(seed))
-        batches = max(TOKENS // (LARGE * task.train_length), 1)
-        device, alone = seconds(
-            lambda draw=draw, batches=batches: draw(batches),
-            lambda plain=plain, rng=rng, task=task: [plain(rng, task) for _ in range(PLAIN)],
-            rounds=5,
-        )
-        figures[f"{name}/device"] = batches * LARGE * task.train_length / device
-        figures[f"{name}/plain"] = PLAIN * task.train_length / alone
-        figures[f"{name}/ratio"] = figures[f"{name}/device"] / figures[f"{name}/plain"]
-    return figures
+    task, plain = pairs()[name]
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+
+    def draw(key: Any, step: Any) -> Any:
+        return task.draw(jax.random.fold_in(key, step), LARGE)
+
+    tokens, alone = tokens_of(draw, key), drawing(draw, key)
+    batches = max(TOKENS // tokens, 1)
+    device, host = seconds(
+        lambda: alone(batches), lambda: [plain(rng, task) for _ in range(PLAIN)], rounds=ROUNDS, clock=time.process_time
+    )
+    rates = {"device": batches * tokens / device, "plain": PLAIN * tokens / LARGE / host}
+    return rates | {"ratio": rates["device"] / rates["plain"]}
+
+
+def measured(name: str, seed: int) -> dict[str, float]:
+    """Return the figures of one generator."""
+    return in_recipe(name, seed) | (against_plain(name, seed) if name in pairs() else {})
 
 
 def generators(workdir: Path, scale: str, seed: int) -> Mapping[str, float]:
-    """Measure every generator on one core."""
+    """Measure every generator, each in a process of its own on the same core."""
+    figures: dict[str, float] = {}
     with pinned(1):
-        figures = in_recipes(seed) | against_plain(seed)
+        for name in (*RECIPES, *CONSTANT):
+            line = [sys.executable, "-m", "scripts.bench_generators", name, str(seed)]
+            said = subprocess.run(line, check=True, stdout=subprocess.PIPE, cwd=ROOT, text=True).stdout
+            figures |= {f"{name}/{figure}": value for figure, value in json.loads(said).items()}
 
     def of(kind: str) -> list[float]:
-        return [value for name, value in figures.items() if name.endswith(f"/{kind}")]
+        return [figures[f"{name}/{kind}"] for name in RECIPES if f"{name}/{kind}" in figures]
 
-    fast = sum(rate >= 1e8 for rate in of("rate"))
     worst = {"least_ratio": min(of("ratio")), "least_rate": min(of("rate")), "largest_share": max(of("share"))}
-    return {**worst, "fast": fast, "tasks": len(RECIPES), **figures}
+    return {**worst, "fast": sum(rate >= 1e8 for rate in of("rate")), "tasks": len(RECIPES), **figures}
 
 
 GENERATORS = Experiment(
@@ -116,7 +134,8 @@ GENERATORS = Experiment(
         ),
         Claim(
             "",
-            "Tokens per second of the batches of a recipe, one core, of the slowest generator of all",
+            f"Tokens per second of the batches of a recipe, one core, of the slowest of {len(RECIPES)} generators; "
+            f"{len(CONSTANT)} more hand out a table, the same in every step",
             "least_rate",
             at_least=1e8,
         ),
@@ -124,3 +143,6 @@ GENERATORS = Experiment(
     ),
     run=generators,
 )
+
+if __name__ == "__main__":
+    print(json.dumps(measured(sys.argv[1], int(sys.argv[2]))))

@@ -256,7 +256,7 @@ def _look_ahead(children: list[list[int]], current: int, goal: int) -> int:
 
 
 def pairs() -> dict[str, tuple[Any, Plain]]:
-    """Return each task, at the size of its recipe, with its plain generator."""
+    """Return the plain generators by recipe, each with the task whose sequences it makes."""
     from tasks.arithmetic.addition import Addition
     from tasks.arithmetic.aggregates import Aggregates
     from tasks.arithmetic.board import Board
@@ -273,18 +273,18 @@ def pairs() -> dict[str, tuple[Any, Plain]]:
     from tasks.formal.search.retrieval import Retrieval
 
     return {
-        "flip-flop": (FlipFlop(), flip_flop),
-        "automaton": (Automaton(family="symmetric", order=5, length=128), automaton),
-        "brackets": (Dyck(), dyck),
-        "sparse parity": (SparseParity(), sparse_parity),
-        "Boolean functions": (BooleanFunctions(), boolean_functions),
-        "modular arithmetic": (ModularArithmetic(form="sequence"), modular_arithmetic),
-        "retrieval": (Retrieval(), retrieval),
-        "graph search": (GraphSearch(), graph_search),
-        "addition": (Addition(), addition),
-        "multiplication": (Multiplication(), multiplication),
-        "copying": (Copying(), copying),
-        "board": (Board(), board),
-        "aggregates": (Aggregates(), aggregates),
-        "sorting": (Sorting(values=30, longest_train=10, longest_test=50), sorting),
+        "flip_flop_cpu": (FlipFlop(), flip_flop),
+        "automaton_cpu": (Automaton(family="symmetric", order=5, length=128), automaton),
+        "dyck_cpu": (Dyck(), dyck),
+        "sparse_parity_cpu": (SparseParity(), sparse_parity),
+        "boolean_conjunction_cpu": (BooleanFunctions(), boolean_functions),
+        "modular_arithmetic_cpu": (ModularArithmetic(form="sequence"), modular_arithmetic),
+        "retrieval_cpu": (Retrieval(), retrieval),
+        "graph_search_cpu": (GraphSearch(), graph_search),
+        "addition_cpu": (Addition(), addition),
+        "multiplication_cpu": (Multiplication(), multiplication),
+        "copy_cpu": (Copying(), copying),
+        "board_cpu": (Board(), board),
+        "aggregates_cpu": (Aggregates(), aggregates),
+        "sorting_cpu": (Sorting(values=30, longest_train=10, longest_test=50), sorting),
     }

@@ -91,8 +91,9 @@ class Addition(Coupled):
         parts = [*parts[:-1], jnp.full(1, EQUALS), ZERO + _total(numbers_MW), jnp.full(1, END)]
         tokens_T = concatenate(parts, [*lengths, size + 1, 1], slots, padding=PAD)
         asked_T = (order_T > equals) & (order_T <= equals + size + 2)
+        passed_T = sum((order_T > number * (size + 1)).astype(jnp.int32) for number in range(1, count))
         # an operand and its sign count down to the sign's 1, the sum counts up from 2
-        offsets_T = jnp.where(order_T > equals, order_T - equals + 1, size + 1 - (order_T - 1) % (size + 1))
+        offsets_T = jnp.where(order_T > equals, order_T - equals + 1, size + 2 - order_T + (size + 1) * passed_T)
         offsets_T = jnp.where((order_T > 0) & (order_T <= equals + size + 1), offsets_T, 0)
         return self.lay_out(tokens_T, asked_T, offsets_T, start, {"size": jnp.asarray(size)})
 

@@ -123,7 +123,8 @@ def draw_ends(key: Key, scale: Array) -> Array:
     def seen(drawn: tuple[Key, Array]) -> Array:
         return (scale > 1) & jnp.all(jnp.abs(drawn[1]) <= SEEN)
 
-    return jnp.sort(jax.lax.while_loop(seen, lambda drawn: draw(drawn[0]), draw(key))[1])
+    ends_2 = jax.lax.while_loop(seen, lambda drawn: draw(drawn[0]), draw(key))[1]
+    return jnp.stack([jnp.min(ends_2), jnp.max(ends_2)])
 
 
 def aggregate(ask: str, numbers_L: Array) -> Array:
