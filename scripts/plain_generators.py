@@ -164,6 +164,82 @@ def sorting(rng: np.random.Generator, task: Any) -> Sequence:
     return tokens[:-1], tokens[1:], asked[1:]
 
 
+def unseen(rng: np.random.Generator, task: Any) -> Sequence:
+    """Draw points of the cube until one is among those seen, and multiply the signs that count."""
+    while True:
+        bits = rng.integers(0, 2, task.bits).astype(np.int32)
+        if not (bits[0] and bits[1]):
+            break
+    value = (1 - 2 * bits[0]) * (1 - 2 * bits[1])
+    return bits, np.array([value > 0], np.int32), np.ones(1, np.float32)
+
+
+def cycles(rng: np.random.Generator, task: Any) -> Sequence:
+    """Join nodes to one cycle or to two, write the edges in random order, and follow them from state to state."""
+    from tasks.formal.scratchpad import inductive as text
+
+    size, names = task.longest, text.FIRST + rng.permutation(task.names)[: task.nodes]
+    joined = bool(rng.integers(2))
+    after = [*range(1, task.nodes), 0] if joined else [*range(1, size), 0, *range(size + 1, task.nodes), size]
+    question: list[int] = []
+    for node in rng.permutation(task.nodes):
+        question += [names[node], names[after[node]]]
+    question += [names[0], text.ASK, names[size], text.THEN, text.BEGIN]
+    states, here = [], 0
+    for step in range(size + 1):
+        states.append([names[here], text.NEXT if step < size else text.THEN])
+        here = after[here]
+    states[-1] += [text.ZERO + joined, text.END]
+    return _inductive(task, question, states)
+
+
+def spaced_parity(rng: np.random.Generator, task: Any) -> Sequence:
+    """Put bits at random places and write the parity after each of them."""
+    from tasks.formal.scratchpad import inductive as text
+
+    count, parity = int(rng.integers(1, task.longest_train + 1)), 0
+    places, bits = np.sort(rng.permutation(task.width)[:count]), rng.integers(0, 2, count)
+    question, states = [text.BLANK] * task.width + [text.BEGIN], []
+    for number, (place, bit) in enumerate(zip(places, bits, strict=True), start=1):
+        parity = (parity + bit) % 2
+        question[place] = text.ZERO + bit
+        mark = text.END if number == count else text.NEXT
+        states.append([text.FIRST + place, text.ZERO + bit, text.ZERO + parity, mark])
+    return _inductive(task, question, states)
+
+
+def spaced_addition(rng: np.random.Generator, task: Any) -> Sequence:
+    """Put the digits of two numbers at random places, and add them from the right with a carry."""
+    from tasks.formal.scratchpad import inductive as text
+
+    count, carry = int(rng.integers(1, task.longest_train + 1)), 0
+    places = [np.sort(rng.permutation(task.width)[:count])[::-1] for _ in range(2)]
+    least = 10 ** (count - 1) if count > 1 else 0
+    digits = [[int(d) for d in str(rng.integers(least, 10**count))[::-1]] for _ in range(2)]
+    fields, states = [[text.BLANK] * task.width for _ in range(2)], []
+    for number in range(count):
+        state = []
+        for operand, before in enumerate((0, task.width + 1)):
+            fields[operand][places[operand][number]] = text.ZERO + digits[operand][number]
+            state += [text.FIRST + before + places[operand][number], text.ZERO + digits[operand][number]]
+        carry, digit = divmod(digits[0][number] + digits[1][number] + carry, 10)
+        mark = text.END if number == count - 1 else text.NEXT
+        states.append([*state, text.ZERO + carry, text.ZERO + digit, mark])
+    return _inductive(task, [*fields[0], text.PLUS, *fields[1], text.BEGIN], states)
+
+
+def _inductive(task: Any, question: list[int], states: list[list[int]]) -> Sequence:
+    """Return a question and its states, each but the last written twice and asked the first time."""
+    tokens, asked = list(question), [0] * len(question)
+    for number, state in enumerate(states, start=1):
+        copies = 1 + (number < len(states))
+        tokens += state * copies
+        asked += [1] * len(state) + [0] * (len(state) * (copies - 1))
+    padded, weights = np.zeros(task.train_length + 1, np.int32), np.zeros(task.train_length + 1, np.float32)
+    padded[: len(tokens)], weights[: len(asked)] = tokens, asked
+    return padded[:-1], padded[1:], weights[1:]
+
+
 def graph_search(rng: np.random.Generator, task: Any) -> Sequence:
     """Build chains, attach vertices, and try again until the look-ahead by breadth-first search is right."""
     ahead = int(rng.integers(task.longest + 1))
@@ -265,10 +341,14 @@ def pairs() -> dict[str, tuple[Any, Plain]]:
     from tasks.arithmetic.sorting import Sorting
     from tasks.formal.automata.simulation import Automaton
     from tasks.formal.boolean.functions import BooleanFunctions
+    from tasks.formal.boolean.unseen import Unseen
     from tasks.formal.dyck.brackets import Dyck
     from tasks.formal.flip_flop.language import FlipFlop
     from tasks.formal.groups.modular_arithmetic import ModularArithmetic
     from tasks.formal.parity.sparse_parity import SparseParity
+    from tasks.formal.scratchpad.cycles import Cycles
+    from tasks.formal.scratchpad.spaced_addition import SpacedAddition
+    from tasks.formal.scratchpad.spaced_parity import SpacedParity
     from tasks.formal.search.graph_search import GraphSearch
     from tasks.formal.search.retrieval import Retrieval
 
@@ -279,6 +359,10 @@ def pairs() -> dict[str, tuple[Any, Plain]]:
         "sparse_parity_cpu": (SparseParity(), sparse_parity),
         "boolean_conjunction_cpu": (BooleanFunctions(), boolean_functions),
         "modular_arithmetic_cpu": (ModularArithmetic(form="sequence"), modular_arithmetic),
+        "unseen_cpu": (Unseen(), unseen),
+        "cycles_cpu": (Cycles(nodes=6), cycles),
+        "spaced_parity_cpu": (SpacedParity(), spaced_parity),
+        "spaced_addition_cpu": (SpacedAddition(), spaced_addition),
         "retrieval_cpu": (Retrieval(), retrieval),
         "graph_search_cpu": (GraphSearch(), graph_search),
         "addition_cpu": (Addition(), addition),
