@@ -33,7 +33,7 @@ from lm.strict import require_choice
 from lm.types import Array, Example, Key
 from tasks.arithmetic.addition import addition_cpu
 from tasks.arithmetic.coupled import Coupled
-from tasks.build import below, concatenate
+from tasks.build import below
 
 PAD, END, ZERO, EQUALS = 0, 2, 3, 13  # END also begins; 1 is never used
 
@@ -73,19 +73,20 @@ class Copying(Coupled):
 
     def write(self, digits_W: Array, size: Array | int, start: Array | int) -> Example:
         """Write the first `size` of W digits and their copy, with ids from `start`."""
-        slots = self.length(digits_W.shape[0])
-        order_W, order_T = jnp.arange(digits_W.shape[0]), jnp.arange(slots)
-        copied_W = order_W if self.order == "forwards" else size - 1 - order_W
-        first = 2 if self.order == "forwards" else 1
-        equals = 1 if self.order == "forwards" else size + 1
+        order_T, equals, end = jnp.arange(self.length(digits_W.shape[0])), size + 1, 2 * size + 2
+        forwards = self.order == "forwards"
+        copied_T = order_T - equals - 1 if forwards else end - 1 - order_T
+        place_T = jnp.where(order_T < equals, order_T - 1, copied_T)  # of the digit that stands here
 
-        def twice(begin, values_W, equals, end) -> Array:
-            parts = [jnp.full(1, begin), values_W, jnp.full(1, equals), values_W[copied_W], jnp.full(1, end)]
-            return concatenate(parts, [1, size, 1, size, 1], slots, padding=PAD)
+        def text(digits_T: Array, sign: Array | int, ends: int, padding: int) -> Array:
+            signed_T = jnp.where(order_T == equals, sign, digits_T)
+            ended_T = jnp.where((order_T == 0) | (order_T == end), ends, signed_T)
+            return jnp.where(order_T <= end, ended_T, padding)
 
-        tokens_T = twice(END, ZERO + digits_W, EQUALS, END)
-        asked_T = (order_T > size + 1) & (order_T <= 2 * size + 2)
-        return self.lay_out(tokens_T, asked_T, twice(0, first + order_W, equals, 0), start, {"size": jnp.asarray(size)})
+        tokens_T = text(ZERO + jnp.take(digits_W, place_T, mode="clip"), EQUALS, END, PAD)
+        offsets_T = text((2 if forwards else 1) + place_T, 1 if forwards else equals, 0, 0)
+        asked_T = (order_T > equals) & (order_T <= end)
+        return self.lay_out(tokens_T, asked_T, offsets_T, start, {"size": jnp.asarray(size)})
 
 
 def copy_cpu() -> Recipe:
