@@ -49,7 +49,8 @@ class Layout:
         tokens = {name: jnp.repeat(x_BS, copies, axis=0) for name, x_BS in cache.tokens.items()}
         rows = len(tokens["segments"])
         layers = zip(cache.layers, self.groups, strict=True)
-        return Cache(tuple((*parts, self._part(n, rows, room)) for parts, n in layers), tokens, cache.index)
+        read = cache.layers[-1][-1][0][0, 0, 0, 0, 0]
+        return Cache(tuple((*parts, self._part(n, rows, room, read)) for parts, n in layers), tokens, cache.index)
 
     def write(self, cache: Cache, written: Any, tokens: dict[str, Array], features_BQD: Array) -> Cache:
         """Write the new keys and values, and what is known of the new tokens, at the cache's index."""
@@ -68,9 +69,11 @@ class Layout:
         layers = tuple((*parts[:-1], part) for parts, part in zip(cache.layers, last, strict=True))
         return Cache(layers, tokens, index)
 
-    def _part(self, layers: int, rows: int, slots: int) -> tuple[Array, Array]:
+    def _part(self, layers: int, rows: int, slots: int, read: Array | None = None) -> tuple[Array, Array]:
         # Behind the barrier the empty part is no constant: XLA would fold what attention makes of it, for minutes.
-        empty = jnp.zeros((layers, rows, self.kv_heads, slots, self.head_width), self.dtype)
+        # It depends, by nothing, on the last value read: else it stands there while the text before it is read.
+        filling = 0 if read is None else (read < -jnp.inf).astype(self.dtype)
+        empty = jnp.full((layers, rows, self.kv_heads, slots, self.head_width), filling, self.dtype)
         return jax.lax.optimization_barrier((empty, empty))
 
     def ready(self, params: Params) -> Params:
