@@ -237,15 +237,15 @@ def draw(logits_BV: Array, keys_B: Key) -> Array:
     padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -logits_BV.shape[-1] % width)), constant_values=-jnp.inf)
     weights_BNV = jnp.exp(padded_BV - padded_BV.max(axis=-1, keepdims=True)).reshape(len(padded_BV), -1, width)
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
-
-    def pick(weights_BN: Array, uniform_B: Array) -> Array:
-        # A weight of zero adds nothing to the sum, so its place is never the first above the number.
-        sums_BN = jnp.cumsum(weights_BN, axis=-1)
-        return jnp.sum(sums_BN <= (uniform_B * sums_BN[:, -1])[:, None], axis=-1)
-
-    block_B = pick(weights_BNV.sum(axis=-1), uniform_B2[:, 0])
+    block_B = place_of(weights_BNV.sum(axis=-1), uniform_B2[:, 0])
     inside_BV = jnp.take_along_axis(weights_BNV, block_B[:, None, None], axis=1)[:, 0]
-    return (block_B * width + pick(inside_BV, uniform_B2[:, 1])).astype(jnp.int32)
+    return (block_B * width + place_of(inside_BV, uniform_B2[:, 1])).astype(jnp.int32)
+
+
+def place_of(weights_BN: Array, uniform_B: Array) -> Array:
+    """Return where a number of [0, 1) falls among weights laid end to end, [B]; never on a weight of zero."""
+    sums_BN = jnp.cumsum(weights_BN, axis=-1)
+    return jnp.sum(sums_BN <= (uniform_B * sums_BN[:, -1])[:, None], axis=-1)
 
 
 def truncate(logits_BV: Array, top_k: int | None = None, top_p: float | None = None) -> Array:

@@ -12,7 +12,7 @@ import pytest
 from lm import decode
 from lm.candidates import best_at_k, best_score, majority_vote, pass_at_k, weighted_vote
 from lm.config import ALiBi, MLPConfig, RNNConfig, Tempered, TransformerConfig
-from lm.decode import bucket, choose, draw, generate, pad_left, sample, sample_batches, stretches, truncate
+from lm.decode import bucket, choose, draw, generate, pad_left, place_of, sample, sample_batches, stretches, truncate
 from lm.models import build
 from lm.models.cache import _put
 from lm.strict import ConfigError
@@ -183,6 +183,12 @@ def test_a_draw_is_from_the_blocks_as_from_the_whole():
         probabilities_V = np.asarray(jax.nn.softmax(logits_V))
         # Five standard errors of each share; what has no probability is never drawn.
         assert (np.abs(shares_V - probabilities_V) <= 5 * np.sqrt(probabilities_V / 20_000)).all()
+
+
+def test_a_number_never_falls_on_a_weight_of_zero():
+    weights = jnp.array([0.0, 2.0, 0.0, 0.0, 2.0, 0.0])
+    numbers = jnp.array([0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-23])
+    assert place_of(jnp.tile(weights, (6, 1)), numbers).tolist() == [1, 1, 1, 4, 4, 4]
 
 
 def test_the_next_batch_is_under_way_while_one_is_handed_out(monkeypatch):
