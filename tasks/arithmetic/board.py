@@ -28,7 +28,7 @@ from lm.strict import ConfigError
 from lm.types import Array, Example, Key
 from tasks.arithmetic.addition import addition_cpu
 from tasks.arithmetic.coupled import Coupled
-from tasks.build import below, concatenate, fraction
+from tasks.build import below, fraction
 
 PAD, BEGIN, END, ZERO, MINE, EMPTY, EQUALS = 0, 2, 3, 4, 13, 14, 15  # 1 is never used
 SPARSE, DENSE = 0.1, 0.25  # the share of mines is uniform between them
@@ -100,22 +100,24 @@ class Board(Coupled):
     def write(self, mines_SS: Array, height: Array | int, width: Array | int, start: Array | int) -> Example:
         """Write the upper left `height` x `width` cells of a field, with ids from `start`: [1, 2] for column, row."""
         side, count = mines_SS.shape[0], height * width
-        order_S, order_C, order_T = jnp.arange(side), jnp.arange(side**2), jnp.arange(2 * side**2 + 3)
-        row_C, column_C = order_C // width, order_C % width
+        order_S, order_T = jnp.arange(side), jnp.arange(2 * side**2 + 3)
+        equals, end = count + 1, 2 * count + 2
+        cell_T = jnp.where(order_T < equals, order_T, order_T - equals) - 1
+        row_T = jax.lax.div(cell_T, jnp.asarray(width, jnp.int32))
+        column_T = cell_T - row_T * width
 
-        def twice(begin, asked_C, equals, answered_C, end) -> Array:
-            parts = [jnp.full(1, begin), asked_C, jnp.full(1, equals), answered_C, jnp.full(1, end)]
-            return concatenate(parts, [1, count, 1, count, 1], order_T.size, padding=PAD)
-
-        def by_rows(board_SS: Array) -> Array:
-            return jnp.take(board_SS.ravel(), row_C * side + column_C, mode="clip")
+        def text(begin: int, cells_T: Array, sign: int, last: int) -> Array:
+            signed_T = jnp.where(order_T == equals, sign, jnp.where(order_T == end, last, cells_T))
+            return jnp.where(order_T == 0, begin, jnp.where(order_T <= end, signed_T, PAD))
 
         field_SS = (mines_SS > 0) & (order_S[:, None] < height) & (order_S[None] < width)
         asked_SS = jnp.where(field_SS, MINE, EMPTY)
         answered_SS = jnp.where(field_SS, MINE, ZERO + neighbours(field_SS))
-        tokens_T = twice(BEGIN, by_rows(asked_SS), EQUALS, by_rows(answered_SS), END)
-        asked_T = (order_T > count + 1) & (order_T <= 2 * count + 2)
-        offsets_TA = jnp.stack([twice(0, 2 + at_C, 1, 2 + at_C, 0) for at_C in (column_C, row_C)], axis=1)
+        both_N = jnp.concatenate([asked_SS.ravel(), answered_SS.ravel()])
+        at_T = row_T * side + column_T + jnp.where(order_T < equals, 0, side**2)
+        tokens_T = text(BEGIN, jnp.take(both_N, at_T, mode="clip"), EQUALS, END)
+        asked_T = (order_T > equals) & (order_T <= end)
+        offsets_TA = jnp.stack([text(0, 2 + at_T, 1, 0) for at_T in (column_T, row_T)], axis=1)
         info = {"size": jnp.maximum(height, width), "height": jnp.asarray(height), "width": jnp.asarray(width)}
         return self.lay_out(tokens_T, asked_T, offsets_TA, start, info)
 
