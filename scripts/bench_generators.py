@@ -31,7 +31,7 @@ CONSTANT = ("modular_arithmetic_cpu", "group_table_cpu")  # every batch is the w
 LARGE = 1024  # sequences of a batch that is drawn against a plain generator
 PLAIN = 32  # sequences that a plain generator makes meanwhile
 TOKENS = 1 << 19  # to draw in a dispatch
-ROUNDS = 5
+ROUNDS = 3
 
 
 def drawing(draw: Callable[[Any, Any], Any], key: Any) -> Callable[[int], Any]:
