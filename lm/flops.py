@@ -1,7 +1,7 @@
 """Floating-point operations of a function, counted from its own trace: matrix products and convolutions.
 
-One multiply-add counts as two. The count is of what is written, backward pass included, before any compiler; loops
-count as often as they run, one whose length is traced once.
+One multiply-add counts as two. The count is of what is written and wanted, backward pass included, before any compiler;
+loops count as often as they run, one whose length is traced once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def _count(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+    total, wanted = 0, set(map(id, jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not wanted.isdisjoint(map(id, equation.outvars)):
+            total += _equation(equation)
+            wanted.update(map(id, equation.invars))
+    return total
 
 
 def _equation(equation: Any) -> int:

@@ -308,6 +308,7 @@ def test_the_rate_rises_again_after_each_growth():
 def test_flops_are_those_of_the_formula():
     a, b = jnp.zeros((3, 4)), jnp.zeros((4, 5))
     assert count_flops(lambda x, y: x @ y, a, b) == 2 * 3 * 4 * 5
+    assert count_flops(lambda x, y: (2 * (x @ y), x)[1], a, b) == 0  # nobody wants it
 
     def loop(x):
         return jax.lax.scan(lambda carry, _: (carry @ jnp.eye(4), None), x, length=7)[0]

@@ -1,7 +1,7 @@
 """Laws of matrix products: of rounded operands, summed in float32, whatever the shapes; and the plain forms."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from itertools import product as every
 
 import jax
@@ -12,7 +12,7 @@ import pytest
 from lm.config import Recipe, TrainConfig, TransformerConfig
 from lm.losses import greatest, is_best, next_token
 from lm.models import blocked_attention, build, plain_attention
-from lm.models.layers import narrow_rows
+from lm.models.layers import ACTIVATIONS, GATED, FeedForward, Norm, narrow_rows
 from lm.models.transformer import resolve
 from lm.products import into_heads, out_of_heads, product
 from lm.strict import ConfigError
@@ -61,6 +61,42 @@ def test_a_product_and_its_gradients_are_those_of_the_rounded_operands(operands,
             for a, b in zip(found, expected(*(a[member] for a in arguments)), strict=True):
                 assert a.dtype == jnp.float32
                 np.testing.assert_allclose(a[member], b, atol=1e-5 * rows**0.5 * inner**0.5, err_msg=str(a.shape))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("layer", [*ACTIVATIONS, *GATED, "rms", "layer"])
+def test_what_is_computed_again_has_the_gradients_of_what_is_kept(layer, dtype):
+    light, kept = (
+        (Norm(layer, dtype=dtype), Norm(layer, dtype=dtype, plain=True))
+        if layer in ("rms", "layer")
+        else (FeedForward(8, layer, True, dtype, operands=operands) for operands in (dtype, None))
+    )
+    x, g = numbers(6, 4).astype(dtype), numbers(6, 4).astype(dtype)
+    params = jax.tree.map(lambda a: a + numbers(*a.shape), kept.init(jax.random.key(0), x))
+
+    def both(net):
+        out, back = jax.vjp(net.apply, params, x)
+        return out, back(g)
+
+    near = 1e-5 if dtype == jnp.float32 else 0.05
+    for a, b in zip(*map(jax.tree.leaves, (both(light), both(kept))), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(*(np.asarray(c, np.float32) for c in (a, b)), rtol=near, atol=near)
+
+
+def test_what_is_computed_again_is_not_kept(monkeypatch):
+    x, net = numbers(256, 16), FeedForward(64, operands=jnp.float32)
+    params = net.init(jax.random.key(0), x)
+
+    def held():
+        def total(params):
+            return reduce(lambda x, _: net.apply(params, x), range(6), x).sum()
+
+        return jax.jit(jax.grad(total)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    light = held()
+    monkeypatch.setattr("lm.models.layers.again", lambda function, rows, *weights: function(*rows, *weights))
+    assert light < 0.75 * held()
 
 
 def test_products_in_bfloat16_keep_the_types_of_what_they_are_given():

@@ -20,6 +20,7 @@ from lm.strict import require_choice
 from lm.types import Array, DType
 
 Initialiser = Callable[..., Array]
+Linear = Callable[[Array, Array, Array | None], Array]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": jax.nn.gelu,
@@ -149,7 +150,7 @@ class Projection(nn.Module):
     dtype: DType = jnp.float32
     kernel_init: Initialiser = fan_in_normal
     bias_init: Initialiser = nn.initializers.zeros
-    linear: Callable[[Array, Array, Array | None], Array] = in_rows  # (rows, kernel, bias) -> rows
+    linear: Linear = in_rows  # (rows, kernel, bias) -> rows
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
@@ -186,19 +187,24 @@ class Norm(nn.Module):
     kind: str = "rms"
     epsilon: float = 1e-6
     dtype: DType = jnp.float32
+    plain: bool = False  # may be differentiated forwards
 
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:  # or x [B, L, D]
         width = x_MD.shape[-1]
-        row = (None,) * (x_MD.ndim - 1)
         scale_D = self.param("scale", nn.initializers.ones, (width,))
-        y_MD = x_MD.astype(jnp.float32)
-        if self.kind == "layer":
-            y_MD = y_MD - y_MD.mean(axis=-1, keepdims=True)
-        y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + self.epsilon) * scale_D[row]
-        if self.kind == "layer":
-            y_MD = y_MD + self.param("bias", nn.initializers.zeros, (width,))[row]
+        bias_D = self.param("bias", nn.initializers.zeros, (width,)) if self.kind == "layer" else None
+        norm = partial(_norm, self.epsilon)
+        y_MD = norm(x_MD, scale_D, bias_D) if self.plain else again(norm, (x_MD,), scale_D, bias_D)
         return y_MD.astype(self.dtype)
+
+
+def _norm(epsilon: float, x_MD: Array, scale_D: Array, bias_D: Array | None) -> Array:
+    row, y_MD = (None,) * (x_MD.ndim - 1), x_MD.astype(jnp.float32)
+    if bias_D is not None:
+        y_MD = y_MD - y_MD.mean(axis=-1, keepdims=True)
+    y_MD = y_MD * jax.lax.rsqrt(jnp.square(y_MD).mean(axis=-1, keepdims=True) + epsilon) * scale_D[row]
+    return y_MD if bias_D is None else y_MD + bias_D[row]
 
 
 class FeedForward(nn.Module):
@@ -215,14 +221,50 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_MD: Array) -> Array:
         linear = partial(in_rows, operands=self.operands)
+        names = ("gate", "up") if self.activation in GATED else ("up",)
+        shape = (self.hidden, self.use_bias, self.dtype, self.kernel_init)
+        *gate, up_MF = (Projection(*shape, linear=linear, name=name)(x_MD) for name in names)
 
-        def project(name: str) -> Array:
-            shape = (self.hidden, self.use_bias, self.dtype, self.kernel_init)
-            return Projection(*shape, linear=linear, name=name)(x_MD)
+        def down(up_MF: Array, kernel_FD: Array, bias_D: Array | None) -> Array:
+            rows, activated = (*gate, up_MF), partial(_activated, self.activation, linear)
+            plain = self.operands is None
+            return activated(*rows, kernel_FD, bias_D) if plain else again(activated, rows, kernel_FD, bias_D)
 
-        if self.activation in GATED:
-            hidden_MF = GATED[self.activation](project("gate")) * project("up")
-        else:
-            hidden_MF = ACTIVATIONS[self.activation](project("up"))
         shape = (x_MD.shape[-1], self.use_bias, self.dtype, self.residual_init)
-        return Projection(*shape, linear=linear, name="down")(hidden_MF)
+        return Projection(*shape, linear=down, name="down")(up_MF)
+
+
+def _activated(activation: str, linear: Linear, *given: Any) -> Array:
+    """Return what a linear map makes of activated rows; gate, up, kernel and bias are given, or all but the gate."""
+    *gate, up_MF, kernel_FD, bias_D = given
+    hidden_MF = GATED[activation](gate[0]) * up_MF if gate else ACTIVATIONS[activation](up_MF)
+    return linear(hidden_MF, kernel_FD, bias_D)
+
+
+def again(function: Callable[..., Array], rows: tuple[Array, ...], *weights: Any) -> Array:
+    """Return function(*rows, *weights), rows [M, N] in float32 or narrower, and keep nothing of it for the gradient.
+
+    The backward pass computes it again from its arguments. Only CPU needs to be told so: other compilers fuse it, or
+    heed `jax.checkpoint`. It then has no forward-mode derivative.
+    """
+    return _again(function, rows, weights) if platform() == "cpu" else function(*rows, *weights)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _again(function: Callable[..., Array], rows: tuple[Array, ...], weights: tuple[Any, ...]) -> Array:
+    return function(*rows, *weights)
+
+
+def _again_forward(function: Callable[..., Array], rows: Any, weights: Any) -> tuple[Array, tuple[Any, Any]]:
+    return function(*rows, *weights), (rows, weights)
+
+
+def _again_backward(function: Callable[..., Array], kept: tuple[Any, Any], g_MN: Array) -> tuple[Any, Any]:
+    rows, weights = kept
+    # XLA for CPU drops the barriers of jax.checkpoint and keeps what both passes compute. What hangs on the gradient
+    # is computed by the backward pass alone.
+    rows = tuple(x + 0 * g_MN[..., :1].astype(x.dtype) for x in rows)
+    return jax.vjp(lambda rows, weights: function(*rows, *weights), rows, weights)[1](g_MN)
+
+
+_again.defvjp(_again_forward, _again_backward)

@@ -75,6 +75,9 @@ class Resolved(TransformerConfig):
     def operands(self) -> DType | None:
         return None if self.reference else jnp.dtype(self.products)
 
+    def make_norm(self, name: str) -> Norm:
+        return Norm(self.norm, self.norm_epsilon, jnp.dtype(self.dtype), self.reference, name=name)
+
     @property
     def scheme(self) -> Scheme:
         return make_scheme(self.positions, width=self.width, heads=self.heads, head_width=self.head_width)
@@ -193,7 +196,7 @@ class Block(nn.Module):
         return self._norm(f"{name}_norm" if self.config.norm_place == "post" else f"{name}_post_norm", x_MD)
 
     def _norm(self, name: str, x_MD: Array) -> Array:
-        return Norm(self.config.norm, self.config.norm_epsilon, jnp.dtype(self.config.dtype), name=name)(x_MD)
+        return self.config.make_norm(name)(x_MD)
 
 
 class Transformer(nn.Module):
@@ -247,7 +250,7 @@ class Transformer(nn.Module):
             # Not as rows, which cannot be divided along the batch and the length at once.
             x_MD = _spread_stack(config, self.variables["params"]["blocks"], x_BLD, context)
         if config.norm_place != "post":
-            x_MD = Norm(config.norm, config.norm_epsilon, dtype, name="final_norm")(x_MD)
+            x_MD = config.make_norm("final_norm")(x_MD)
 
         # The head is a product too, which whoever asks for scores does.
         features_BLD = x_MD.reshape(batch, length, config.width).astype(config.operands or dtype)
