@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.interrupt import safe_point
+from lm.keys import fast
+from lm.mesh import compiler_options
 from lm.types import Array, Evaluation, Example, Key, Mean, Net, Params, Rate
 
 SHOWN = 4  # examples kept of each size
@@ -67,12 +69,11 @@ def bootstrap(statistic: Callable[[np.ndarray], float], count: int, draws: int =
     return Rate(value, min(low, value), max(high, value), count)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _grade(net: Net, task: Any, params: Params, key: Key, index_and_size: Array, batch_size: int) -> Any:
     """Grade test examples start .. start + batch_size of one size; those past the last one weigh nothing."""
     start, size = index_and_size
     indices_B = start + jnp.arange(batch_size)
-    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(key, indices_B, size)
+    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(fast(key), indices_B, size)
     predictions_BL = task.predict(net.apply(params, batch, None))
     scores = jax.vmap(task.score)(predictions_BL, batch)
     scores = {k: v if isinstance(v, Mean) else Mean(v, jnp.ones_like(v)) for k, v in scores.items()}
@@ -85,6 +86,7 @@ def _grade(net: Net, task: Any, params: Params, key: Key, index_and_size: Array,
 def examine(net: Net, params: Params, task: Any, key: Key, batch_size: int = 256) -> Evaluation:
     """Grade `task.test_count` test examples of each of `task.test_sizes`; one compiled program for all sizes."""
     batch_size = min(batch_size, task.test_count)
+    grade = jax.jit(_grade, static_argnums=(0, 1, 5), compiler_options=compiler_options())
     totals: dict[str, dict[str, Total]] = {}
     examples: list[dict[str, Any]] = []
     for size in task.test_sizes:
@@ -92,7 +94,7 @@ def examine(net: Net, params: Params, task: Any, key: Key, batch_size: int = 256
         for start in range(0, task.test_count, batch_size):
             safe_point()
             where = jnp.array([start, size], jnp.int32)
-            part, shown = _grade(net, task, params, jax.random.fold_in(key, size), where, batch_size)
+            part, shown = grade(net, task, params, jax.random.fold_in(key, size), where, batch_size)
             parts.append(jax.tree.map(float, jax.device_get(part)))
             if start == 0:
                 examples += _examples(task, size, jax.device_get(shown))

@@ -38,7 +38,7 @@ def init_state(
     guard: Policy | None = None,
 ) -> TrainState:
     """Return the state before step 0; jittable, so that large states are born sharded."""
-    params = net.init(purpose(key, INIT))
+    params = net.init(fast(purpose(key, INIT)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -29,7 +29,7 @@ from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
 from lm.train import build_net, parts_of, weights_for_use
 from lm.transforms import Stage, grow, stages_of
-from lm.types import Array, Evaluation, Key, Source, TrainState
+from lm.types import Array, Evaluation, Key, Mean, Source, TrainState
 
 TRACED = tuple(
     f"{part}.{f.name}"
@@ -117,14 +117,14 @@ def _run_group(
     for stage in stages_of(recipe):
         states_P, more = _run_stage(stage, source, states_P, keys_P, traced, mesh)
         rows += more
-    states_P = on_one_device(states_P)
-    losses_RP = [(step, np.asarray(loss_P)) for step, loss_P in rows]
+    host_P = jax.device_get(on_one_device(states_P)._replace(key=None))  # a member is taken from it without a program
+    losses_RP = [(step, np.where(loss.count > 0, loss.value, np.nan)) for step, loss in jax.device_get(rows)]
     plain, settle = build_net(recipe)[0], weights_for_use(recipe, source)
-    pick = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree))  # one program for all leaves and members
     members = []
     for number, (point, seed) in enumerate(itertools.product(points, seeds)):
-        state = pick(states_P, number)
-        evaluation = source.evaluate(plain, settle(weights(state)), purpose(jax.random.key(seed), EVALUATE))
+        key = jax.random.key(seed)
+        state = jax.tree.map(lambda x, i=number: jnp.asarray(x[i]), host_P)._replace(key=key)
+        evaluation = source.evaluate(plain, settle(weights(state)), purpose(key, EVALUATE))
         losses = [(step, float(loss_P[number])) for step, loss_P in losses_RP]
         members.append(Member(seed, dict(point), state, losses, evaluation))
     return [members[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(points))]
@@ -132,7 +132,7 @@ def _run_group(
 
 def _run_stage(
     stage: Stage, source: Source, states_P: Any, keys_P: Array, traced: Mapping[str, Array], mesh: Mesh
-) -> tuple[TrainState, list[tuple[int, Array]]]:
+) -> tuple[TrainState, list[tuple[int, Mean]]]:
     """Train all members at one depth, from fresh states or from those of the stage before; returns rows of losses."""
     run, recipe = population(stage.recipe, source, mesh), stage.recipe
     states_P = run.begin(keys_P, traced) if states_P is None else run.grow(states_P, keys_P, traced)
@@ -141,8 +141,7 @@ def _run_stage(
         count = min(every - step % every, stage.stop - step)
         step += count
         states_P, metrics_P = run.stretch(states_P, traced, count)
-        loss = metrics_P["loss"]
-        rows.append((step, jnp.where(loss.count > 0, loss.value, jnp.nan)))
+        rows.append((step, metrics_P["loss"]))
     return states_P, rows
 
 

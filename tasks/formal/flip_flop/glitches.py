@@ -20,6 +20,8 @@ import numpy as np
 
 from lm.evaluate import examine, rate
 from lm.interrupt import safe_point
+from lm.keys import fast
+from lm.mesh import compiler_options
 from lm.types import Array, Batch, Evaluation, Key, Net, Params, Rate
 from tasks.formal.flip_flop.language import FlipFlop
 
@@ -72,10 +74,9 @@ def two_bits(task: FlipFlop, logits_BLV: Array) -> Array:
     return first + jnp.argmax(logits_BLV[..., first : first + 2], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _count(net: Net, task: FlipFlop, params: Params, key: Key, start: Array, strings: Array, size_C: Array) -> Survey:
     indices_B = start + jnp.arange(AT_ONCE)
-    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(key, indices_B, size_C)
+    batch = jax.vmap(task.test_example, in_axes=(None, 0, None))(fast(key), indices_B, size_C)
     logits_BLV = net.apply(params, batch, None).logits
     reads_BL = task.reads(batch) & (indices_B < strings)[:, None]
     wrong_BL = reads_BL & (jnp.argmax(logits_BLV, axis=-1) != batch.targets)
@@ -101,10 +102,11 @@ def survey(net: Net, params: Params, task: FlipFlop, key: Key, size: int) -> Sur
     """Count glitches on the strings that hold `task.test_reads` reads on average; NumPy arrays in float64."""
     strings = math.ceil(task.test_reads / expected_reads(task, size))
     size_C, plain = task.percentages(jnp.int32(size)), replace(task, last=None)  # one program, turning or not
+    count = jax.jit(_count, static_argnums=(0, 1), compiler_options=compiler_options())
     counts = []
     for start in range(0, strings, AT_ONCE):
         safe_point()
-        part = _count(net, plain, params, key, jnp.int32(start), jnp.int32(strings), size_C)
+        part = count(net, plain, params, key, jnp.int32(start), jnp.int32(strings), size_C)
         counts.append(jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(part)))
     return jax.tree.map(lambda *parts: sum(parts), *counts)
 
