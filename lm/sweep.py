@@ -24,6 +24,7 @@ import numpy as np
 from lm.config import OBJECTIVES, OptimizerConfig, Recipe
 from lm.guard import make_guard
 from lm.losses import augmented
+from lm.memory import trimmed
 from lm.mesh import Mesh, members_mesh, on_one_device, over_data, platform
 from lm.step import EVALUATE, init_state, make_step, purpose, repeat, weights
 from lm.strict import ConfigError, override
@@ -102,6 +103,7 @@ def run_sweep(
     return SweepResult([m for index in range(len(points)) for m in found[index]], time.perf_counter() - begun)
 
 
+@trimmed()
 def _run_group(
     recipe: Recipe, points: Sequence[Mapping[str, Any]], seeds: Sequence[int], folder: Path
 ) -> list[list[Member]]:

@@ -20,7 +20,7 @@ from lm.guard import Exhausted, last_good, make_guard, moved_on
 from lm.interrupt import Interrupt
 from lm.job import Patience
 from lm.losses import augmented, make_objective
-from lm.memory import explained
+from lm.memory import explained, trimmed
 from lm.mesh import check_layout, make_mesh, offloaded, put_batch, shard_draw, state_shardings, under
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
@@ -215,7 +215,7 @@ def fit(
     last = recipe.train.steps if until is None else min(until, recipe.train.steps)
     compare({**facts_of(to_json(recipe), Path(workdir)), "until": until}, MEET)
     folder = RunFolder(workdir, resume) if is_main_process() else contextlib.nullcontext()
-    with Watchdog(patience or Patience()) as watchdog, folder as mine, Interrupt(watchdog) as interrupt:
+    with trimmed(), Watchdog(patience or Patience()) as watchdog, folder as mine, Interrupt(watchdog) as interrupt:
         watchdog.folder = mine
         if mine is not None:
             mine.check_recipe(to_json(recipe), allow_change, kinds_of(recipe))

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from lm.config import MajorityKernels, OptimizerConfig, Recipe, TrainConfig, Tra
 from lm.data import Corpus, Document, build_corpus
 from lm.exits import Diverged, Preempted, UserError
 from lm.losses import next_token
-from lm.memory import explained, needed, shortage
+from lm.memory import explained, needed, shortage, trimmed
 from lm.models import build
 from lm.optim import make_optimizer, schedule_of
 from lm.report.journal import Journal
@@ -321,3 +322,20 @@ def test_a_run_compiles_nothing_after_its_first_evaluation(tmp_path, monkeypatch
         monitoring.unregister_event_duration_listener(listen)
     assert len(counts) == 4 and counts[0] > 0
     assert compiled[counts[0] :] == []
+
+
+def test_what_a_compilation_leaves_is_given_back_before_the_program_runs(monkeypatch):
+    calls = []
+    library = SimpleNamespace(malloc_trim=calls.append)
+    monkeypatch.setattr("lm.memory.ctypes.CDLL", lambda _: library)
+    monkeypatch.setattr("lm.memory.LONG", 0)
+    with trimmed():
+        jax.jit(lambda x: x + 1)(jnp.zeros(3))
+    assert set(calls) == {0}
+    kept = len(calls)
+    jax.jit(lambda x: x + 2)(jnp.zeros(3))
+    assert len(calls) == kept
+    with trimmed():
+        monkeypatch.setattr("lm.memory.LONG", 60)
+        jax.jit(lambda x: x + 3)(jnp.zeros(3))
+    assert len(calls) == kept

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.config import Learned, OptimizerConfig, Recipe, TrainConfig, TransformerConfig
+from lm.memory import trimmed
 from lm.train import prepare, stage_flops
 from lm.types import Array, Example, Key
 from scripts.peers.serve import serve, settings, versions
@@ -85,4 +86,5 @@ def main(shape: Shape, precision: str) -> None:
 
 if __name__ == "__main__":
     given = settings()
-    main(SHAPES[given["shape"]], given["precision"])
+    with trimmed():  # as `fit` does
+        main(SHAPES[given["shape"]], given["precision"])
