@@ -23,12 +23,12 @@ from lm.config import (
     TransformerConfig,
     VerifierLoss,
 )
-from lm.mesh import summed
+from lm.mesh import platform, summed
 from lm.products import by_left, by_right
 from lm.strict import ConfigError
 from lm.types import Array, Batch, Key, Mean, Metrics, Objective, Outputs, Params
 
-CHUNKS, MANY = 4, 8192  # in so many chunks are the logits of so many tokens or more
+MANY = 8192  # tokens, from which on the logits are made in chunks
 AUGMENT = 7_000_003  # folded into the key of a step, far from what models fold into it
 
 
@@ -90,8 +90,9 @@ def chunks_of(outputs: Outputs, chunks: int | None) -> int:
     """Return in how many chunks logits are made: the largest number up to `chunks` that divides the length."""
     if outputs.head is None:
         return 1
-    most = (CHUNKS if outputs.head.shape[-1] >= MANY else 1) if chunks is None else chunks
-    return max(parts for parts in range(1, most + 1) if outputs.features.shape[1] % parts == 0)
+    if chunks is None:  # in more of them, adding up the gradient of the head takes longer than is worth the memory
+        chunks = 1 if outputs.head.shape[-1] < MANY else 8 if platform() == "cpu" else 4
+    return max(parts for parts in range(1, chunks + 1) if outputs.features.shape[1] % parts == 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -64,7 +64,7 @@ def test_a_large_vocabulary_is_chunked_by_itself_and_no_logits_of_all_rows_are_h
         return str(jax.make_jaxpr(jax.grad(lambda params: loss(params)[0]))(params)), compiled.memory_analysis()
 
     by_rule, plain = program(None), program(1)
-    assert by_rule[0] == program(4)[0]
+    assert by_rule[0] == program(8)[0]  # on CPU
     assert (f"{B},{L},8192" in by_rule[0], f"{B},{L},8192" in plain[0]) == (False, True)
     saved = plain[1].temp_size_in_bytes - by_rule[1].temp_size_in_bytes
     assert saved > 0.5 * 4 * B * L * 8192
