@@ -68,7 +68,7 @@ class OptimizerConfig:
 class NextTokenLoss:
     """The weighted mean cross-entropy of the targets."""
 
-    chunks: int | None = None  # parts of the length whose logits are made in turn; None: 8 on CPU, else 4, from 8,192 tokens on
+    chunks: int | None = None  # in which logits are made in turn; None: 8 on CPU, else 4, from 8,192 tokens on
 
     def __post_init__(self):
         require_positive("objective.chunks", 1 if self.chunks is None else self.chunks)
