@@ -21,7 +21,7 @@ from scripts.bench_layouts import LAYOUTS_BENCH
 from scripts.bench_population import POPULATION
 from scripts.bench_save import SAVE
 from scripts.bench_start import START
-from scripts.bench_step import CORES, STEP, STEP_JAX
+from scripts.bench_step import CORES, JAX_FASTEST, STEP, STEP_JAX
 from scripts.bench_tinygsm import TINYGSM
 from scripts.bench_transforms import MAJORITY
 from scripts.measure import command, killed, largest_difference
@@ -119,5 +119,6 @@ BENCHES = {
     "speed_step": STEP,
     "speed_step_cores": CORES,
     "speed_step_jax": STEP_JAX,
+    "speed_step_jax_fastest": JAX_FASTEST,
     "speed_tinygsm": TINYGSM,
 }

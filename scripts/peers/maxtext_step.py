@@ -1,6 +1,6 @@
 """A peer: MaxText's decoder of the kind of GPT-3 and its own training step, in its own environment.
 
-Settings: shape. Its layers are unrolled and keep what they can, the fastest choices that it offers here.
+Settings: shape, precision (of its activations). Its layers are unrolled and keep what they can, the fastest choices that it offers here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scripts.peers.serve import serve, settings, versions
 from scripts.peers.shapes import BETAS, CLIP, LEARNING_RATE, SHAPES, WALK, WEIGHT_DECAY, Shape
 
 
-def flags_of(shape: Shape, folder: str) -> dict[str, object]:
-    """Return the flags that train this shape in float32 on CPU."""
+def flags_of(shape: Shape, precision: str, folder: str) -> dict[str, object]:
+    """Return the flags that train this shape on CPU."""
     model = {
         "decoder_block": "gpt3",
         "base_emb_dim": shape.width,
@@ -35,7 +35,7 @@ def flags_of(shape: Shape, folder: str) -> dict[str, object]:
         "max_target_length": shape.length,
         "trainable_position_size": shape.length,
         "logits_via_embedding": True,
-        "dtype": "float32",
+        "dtype": precision,
         "attention": "dot_product",
         "scan_layers": False,
         "remat_policy": "minimal_with_context",
@@ -82,11 +82,11 @@ def draw_of(shape: Shape) -> Any:
     return jax.jit(draw)
 
 
-def main(shape: Shape) -> None:
+def main(shape: Shape, precision: str) -> None:
     """Set up its training as its own program does, and serve."""
     base = Path(maxtext.__file__).parent / "configs" / "base.yml"
     with tempfile.TemporaryDirectory() as folder:
-        flags = (f"{name}={value}" for name, value in flags_of(shape, folder).items())
+        flags = (f"{name}={value}" for name, value in flags_of(shape, precision, folder).items())
         config, recorder = initialize(["", str(base), *flags])
         key, _, layout, _, mesh, *_, whole = train_utils.setup_train_loop(config, recorder)
         model, state = nnx.split(whole)
@@ -107,4 +107,4 @@ def main(shape: Shape) -> None:
 
 if __name__ == "__main__":
     given = settings()
-    main(SHAPES[given["shape"]])
+    main(SHAPES[given["shape"]], given["precision"])
