@@ -1,6 +1,7 @@
 """A peer: MaxText's decoder of the kind of GPT-3 and its own training step, in its own environment.
 
-Settings: shape, precision (of its activations). Its layers are unrolled and keep what they can, the fastest choices that it offers here.
+Settings: shape, precision (of its activations). Its layers are unrolled and keep what they can, the fastest choices
+that it offers here.
 """
 
 from __future__ import annotations
